@@ -1,0 +1,210 @@
+"""What a server did, in order.
+
+A server in a notebook lives in threads, and what a thread prints lands in whatever cell is newest, or in none
+(ipython/ipykernel#1289). So nothing that runs for a server reaches the cells: its prints, its warnings and the exceptions
+that its handlers raise become lines of its `Log`, and a cell prints that when it wants to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, TextIO, overload
+
+_current: ContextVar[Log | None] = ContextVar("workbook_log", default=None)
+
+
+class Log(Sequence[str]):
+    """The lines that a server has written, oldest first.
+
+    Treat it as a list of strings; `print(server.log)` shows one line each.
+    """
+
+    def __init__(self) -> None:
+        self.failures: list[BaseException] = []
+        """The exceptions that handlers raised, oldest first, each with its traceback."""
+        self._lines: list[str] = []
+        self._unfinished: dict[int, str] = {}
+        self._echo: TextIO | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def add(self, line: str) -> None:
+        """Append one line."""
+        with self._changed:
+            if self._closed:
+                return
+            self._lines.append(line)
+            if self._echo:
+                print(line, file=self._echo, flush=True)
+            self._changed.notify_all()
+
+    def fail(self, where: str, error: BaseException) -> None:
+        """Append the exception that a handler raised, and keep it in `failures`."""
+        self.failures.append(error)
+        text = str(error)
+        self.add(f"{where}: {type(error).__name__}" + (f": {text}" if text else ""))
+
+    def echo(self, stream: TextIO) -> None:
+        """Write every line to a stream as well, for a server that has a process of its own."""
+        with self._changed:
+            for line in self._lines:
+                print(line, file=stream, flush=True)
+            self._echo = stream
+
+    def close(self) -> None:
+        """Take no more lines: what follows is the noise of things being taken down."""
+        self._closed = True
+
+    def write(self, text: str) -> None:
+        """Append what a server's thread printed, a line at a time."""
+        thread = threading.get_ident()
+        *complete, rest = (self._unfinished.pop(thread, "") + text).split("\n")
+        for line in complete:
+            self.add(line)
+        if rest:
+            self._unfinished[thread] = rest
+
+    def wait_for(
+        self, condition: str | Callable[[Log], object], *, count: int = 1, timeout: float = 5.0
+    ) -> None:
+        """Wait until the log meets a condition.
+
+        Args:
+            condition: a piece of text that a line must contain, or a function of this log that must return something true.
+            count: how many lines must contain the text.
+            timeout: seconds to wait, 5 by default.
+
+        Raises:
+            TimeoutError: the condition did not come true in time; the message holds the log.
+        """
+        if isinstance(condition, str):
+            text = condition
+            wanted = f"{count} line(s) with {text!r}"
+
+            def met(log: Log) -> object:
+                return sum(text in line for line in log) >= count
+        else:
+            met, wanted = condition, "the condition"
+        deadline = time.monotonic() + timeout
+        while not met(self):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                said = "\n".join(f"  {line}" for line in self) or "  (nothing)"
+                raise TimeoutError(
+                    f"The log did not show {wanted} within {timeout:g} s. It says:\n{said}"
+                )
+            self._wait(min(remaining, 0.1))
+
+    def _wait(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait(seconds)
+
+    @contextlib.contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Make this the log of everything the current thread or task does, and of the tasks that it starts."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._lines[index]
+
+    def __str__(self) -> str:
+        return "\n".join(self)
+
+    def __repr__(self) -> str:
+        return f"<Log: {len(self)} lines>"
+
+
+class _Router(logging.Handler):
+    """Send a warning to the log of the server that it comes from, or to where it would have gone without us."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = _current.get()
+        if log is None:
+            if _LAST_RESORT is not None:
+                _LAST_RESORT.handle(record)
+            return
+        where = f"{record.name}: {record.getMessage().strip()}"
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None:
+            log.add(where)
+        else:
+            log.fail(where, error)
+
+
+_LAST_RESORT = logging.lastResort
+ROUTER = _Router(logging.WARNING)
+"""The logging handler that stands in for a library's own one, which would write to the cells."""
+
+
+class Capture:
+    """While any server lives, send what its threads print and log to its own log.
+
+    The first `start` puts the routes in place and the last `stop` removes them, so that a kernel without servers is as it was.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._servers = 0
+        self._undo = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Count one more living server."""
+        with self._lock:
+            self._servers += 1
+            if self._servers == 1:
+                for stream in (sys.stdout, sys.stderr):
+                    if stream is not None:
+                        self._undo.callback(_route(stream))
+                self._undo.callback(setattr, logging, "lastResort", logging.lastResort)
+                logging.lastResort = ROUTER  # type: ignore[assignment]
+
+    def stop(self) -> None:
+        """Count one living server less."""
+        with self._lock:
+            self._servers -= 1
+            if self._servers == 0:
+                self._undo.close()
+
+
+def _route(stream: Any) -> Callable[[], None]:
+    """Shadow `stream.write` so that a server's threads write into their log; return what takes that back.
+
+    The method is shadowed on the object, and `sys.stdout` is not replaced, because handlers of the logging module keep the
+    stream that they were made with.
+    """
+    original = stream.write
+
+    def write(text: str) -> int:
+        log = _current.get()
+        if log is None:
+            return int(original(text) or 0)
+        log.write(text)
+        return len(text)
+
+    try:
+        stream.write = write
+    except AttributeError:  # a stream written in C keeps its own write
+        return lambda: None
+
+    def undo() -> None:
+        with contextlib.suppress(AttributeError):
+            del stream.write
+
+    return undo

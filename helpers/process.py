@@ -1,0 +1,210 @@
+"""Child processes that end with the kernel, whatever ends it, and that an interrupt of the kernel leaves alone.
+
+The kernel interrupts its own process group, so a child gets a session of its own; and a session of its own would outlive a
+kernel that is killed. So between the two stands a guard: this very file, run as a program. It starts the command and reads its
+standard input, which the kernel holds open; when that ends, for whatever reason, the guard ends the command.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_children: set[Child] = set()
+
+
+class Child:
+    """A command that runs until `stop`, or until this process ends in whatever way.
+
+    What it writes goes to a log file. Treat it as a context manager to have it stopped.
+
+    Args:
+        command: the program and its arguments.
+        name: what to call it in messages.
+        env: variables to add to this process's environment.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+
+    def __init__(self, command: Sequence[str], *, name: str, env: Mapping[str, str] | None = None) -> None:
+        from .log import Log
+
+        self.name = name
+        handle, path = tempfile.mkstemp(prefix=f"workbook-{os.getpid()}-", suffix=".log")
+        self.log_path = Path(path)
+        self.log: Log = _file_log(self.log_path)
+        root = str(Path(__file__).resolve().parent.parent)
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **(env or {})}
+        guard = [sys.executable, "-I", "-S", str(Path(__file__).resolve())]
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                [*guard, *command],
+                stdin=subprocess.PIPE,
+                stdout=handle,
+                stderr=handle,
+                env=variables,
+                start_new_session=True,
+            )
+            _children.add(self)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            os.close(handle)
+
+    @property
+    def pid(self) -> int:
+        """The id of the guard, which leads the child's process group."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the command still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait_until(self, ready: Callable[[], object], timeout: float = 10.0) -> None:
+        """Wait until a condition is true.
+
+        Args:
+            ready: called again and again; true, or anything but a false value, ends the wait.
+            timeout: seconds to wait.
+
+        Raises:
+            RuntimeError: the command ended before; the message holds the end of its log.
+            TimeoutError: the condition did not come true in time.
+        """
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if not self.running and not ready():
+                assert self._process is not None
+                raise RuntimeError(
+                    f"{self.name} ended with status {self._process.returncode} before it was ready. "
+                    f"The end of its log:\n{self.tail()}"
+                )
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} was not ready within {timeout:g} s. The end of its log:\n{self.tail()}")
+            time.sleep(0.005)
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the last lines of the log."""
+        return "\n".join(self.log[-lines:])
+
+    def stop(self, timeout: float = 3.0) -> None:
+        """End the command and everything that it started, and delete the log file. Stopping twice is safe.
+
+        Args:
+            timeout: seconds that the command gets to end by itself.
+        """
+        _children.discard(self)
+        process = self._process
+        if process is not None:
+            if process.stdin and not process.stdin.closed:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    _kill_group(process.pid, process)
+                process.wait(timeout)
+        len(self.log)  # what it said last can still be read after the file has gone
+        self.log_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: process {self.pid}, {'running' if self.running else 'ended'}>"
+
+
+def stop_all() -> None:
+    """Stop every child of this process."""
+    for child in list(_children):
+        child.stop()
+
+
+atexit.register(stop_all)
+
+
+def _file_log(path: Path) -> "Log":  # noqa: F821, UP037 - the guard must start without importing the package
+    from .log import Log
+
+    class FileLog(Log):
+        """The log of a process, read from its file."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._read = 0
+
+        def _refresh(self) -> None:
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(self._read)
+                data = file.read()
+                complete = data.rfind(b"\n") + 1
+                self._read += complete
+                self._lines += data[:complete].decode(errors="replace").splitlines()
+
+        def _wait(self, seconds: float) -> None:
+            time.sleep(min(seconds, 0.005))
+
+        def __len__(self) -> int:
+            self._refresh()
+            return super().__len__()
+
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            self._refresh()
+            return super().__getitem__(index)
+
+    return FileLog()
+
+
+def _kill_group(leader: int, process: subprocess.Popen[bytes]) -> None:
+    if hasattr(os, "killpg"):
+        os.killpg(leader, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def _guard(command: list[str]) -> int:
+    """Run a command until it ends or standard input does."""
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is sent to the whole group, of which this is the leader
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", flush=True)
+        return 127
+
+    def lifeline() -> None:
+        os.read(0, 1)
+        process.terminate()
+        try:
+            process.wait(2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+    threading.Thread(target=lifeline, daemon=True).start()
+    status = process.wait()
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGTERM)  # what the command started and left behind
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    os._exit(_guard(sys.argv[1:]))

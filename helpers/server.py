@@ -1,0 +1,570 @@
+"""Real servers in background threads of the kernel: ASGI on uvicorn, Flask-SocketIO on Werkzeug, and `websockets`."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import inspect
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .background import Background
+from .log import ROUTER, Capture, Log
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from websockets.asyncio.server import ServerConnection
+
+    from .process import Child
+
+R = TypeVar("R")
+
+GRACE = 0.5
+"""Seconds that a WebSocket client gets to answer the close frame of a server that stops."""
+
+STREAM_GRACE = 0.01
+"""Seconds that an HTTP response gets to end by itself when its server stops; a stream of events never would."""
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds between two switches of the interpreter while a server lives: at Python's default of 5 ms a cell that computes makes
+a Channels server answer hundreds of times later."""
+
+_capture = Capture()
+_servers: dict[str, Server] = {}
+_lock = threading.RLock()
+_interval_before: float | None = None
+
+
+def browser_url(port: int, path: str = "/") -> str:
+    """Return the address at which a browser reaches a port of this machine.
+
+    A client in the kernel always uses 127.0.0.1. A browser may be elsewhere: behind a JupyterHub only `jupyter-server-proxy`
+    reaches the port, below the prefix that the hub gives each user.
+
+    Args:
+        port: the port, on 127.0.0.1.
+        path: the path, from `/`.
+
+    Returns:
+        `http://127.0.0.1:PORT/…`, or `/user/NAME/proxy/PORT/…` where `JUPYTERHUB_SERVICE_PREFIX` is set.
+    """
+    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    if hub:
+        return f"{hub.rstrip('/')}/proxy/{port}{path}"
+    return f"http://127.0.0.1:{port}{path}"
+
+
+class Server:
+    """A server on 127.0.0.1 that is ready when `serve` returns it, until `stop` or the end of the kernel.
+
+    Treat it as a context manager to have it stopped at the end of a cell.
+    """
+
+    kind = "server"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The name that replaces this server when `serve` meets it again."""
+        self.port = 0
+        """The port on 127.0.0.1 that the system chose."""
+        self.log: Log = Log()
+        """What happened, in order: prints, warnings, exceptions of handlers."""
+        self.running = False
+        """Whether the server answers."""
+        self._stop_lock = threading.Lock()
+
+    def url(self, path: str = "/") -> str:
+        """Return the address of a path for an HTTP client in the kernel."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def ws_url(self, path: str = "/") -> str:
+        """Return the address of a path for a WebSocket client in the kernel."""
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    def browser_url(self, path: str = "/") -> str:
+        """Return the address of a path for a browser, which may sit behind a hub (see `browser_url`)."""
+        return browser_url(self.port, path)
+
+    def run(self, coroutine: Coroutine[Any, Any, R], timeout: float | None = 10.0) -> R:
+        """Run a coroutine on the server's own event loop and return its result here.
+
+        Args:
+            coroutine: for example `connection.send("hello")`.
+            timeout: seconds to wait, 10 by default; None waits for ever.
+
+        Raises:
+            RuntimeError: this kind of server has no event loop in this process.
+            TimeoutError: there was no result in time; the coroutine has been cancelled.
+        """
+        coroutine.close()
+        raise RuntimeError(f"{self.name} is {self.kind}: there is no event loop to run a coroutine on.")
+
+    def wait_for(
+        self, condition: str | Callable[[Log], object], *, count: int = 1, timeout: float = 5.0
+    ) -> None:
+        """Wait until the log meets a condition (see `Log.wait_for`)."""
+        self.log.wait_for(condition, count=count, timeout=timeout)
+
+    def stop(self) -> None:
+        """Close every connection and stop serving. Stopping twice is safe."""
+        with self._stop_lock:
+            if self.running:
+                self.running = False
+                try:
+                    self._close()
+                finally:
+                    _forget(self)
+
+    def _open(self, timeout: float) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = f"at {self.url()}" if self.running else "stopped"
+        return f"<{self.name}: {self.kind}, {state}>"
+
+
+class _LoopServer(Server):
+    """A server on an event loop in a thread."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._background: Background[None] | None = None
+
+    def _open(self, timeout: float) -> None:
+        # IPPROTO_TCP, because asyncio switches Nagle's algorithm off only for a socket that says so: without it every
+        # response on a kept connection is 40 ms late (encode/uvicorn#3149).
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(2048)
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            self._background = Background(
+                self._serving(listener), name=f"{self.kind} {self.name!r}", log=self.log, timeout=timeout
+            )
+        except BaseException:
+            listener.close()
+            raise
+
+    def _serving(self, listener: socket.socket) -> contextlib.AbstractAsyncContextManager[None]:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        if self._background is not None:
+            self._background.stop()
+
+    def run(self, coroutine: Coroutine[Any, Any, R], timeout: float | None = 10.0) -> R:
+        if self._background is None:
+            return super().run(coroutine)
+        return self._background.run(coroutine, timeout)
+
+
+class AsgiServer(_LoopServer):
+    """uvicorn, with an ASGI application."""
+
+    kind = "an ASGI application on uvicorn"
+
+    def __init__(self, application: Callable[..., Awaitable[None]], name: str, options: dict[str, Any]):
+        super().__init__(name)
+        self._application = application
+        self._options = options
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    async def _recorded(self, scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if scope["type"] == "http":
+            self._streams.add(task)
+            task.add_done_callback(self._streams.discard)
+        await self._application(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
+        import uvicorn
+
+        settings = {"interface": "asgi3", "ws_per_message_deflate": False, **self._options}
+        config = uvicorn.Config(
+            self._recorded, log_config=None, log_level="warning", access_log=False, **settings
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        ticking = asyncio.create_task(server.main_loop())
+        try:
+            yield
+        finally:
+            # Not server.shutdown(): its fixed sleeps make each stop 200 ms, and it waits for streams that never end.
+            ticking.cancel()
+            for listening in server.servers:
+                listening.close()
+            state = server.server_state
+            for connection in list(state.connections):
+                connection.shutdown()
+            await _until(lambda: not self._streams, STREAM_GRACE)
+            if self._streams:
+                self.log.close()
+                for task in list(self._streams):
+                    task.cancel()
+            await _until(lambda: not (state.connections or state.tasks), GRACE)
+            for connection in list(state.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await server.lifespan.shutdown()
+
+
+class WebSocketsServer(_LoopServer):
+    """The server of the `websockets` library, with a handler."""
+
+    kind = "a websockets server"
+
+    def __init__(
+        self, handler: Callable[[ServerConnection], Awaitable[None]], name: str, options: dict[str, Any]
+    ) -> None:
+        super().__init__(name)
+        self._handler = handler
+        self._options = options
+
+    @contextlib.asynccontextmanager
+    async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
+        from websockets.asyncio.server import serve as websockets_serve
+
+        # No version of Python or of the library in the handshake, and frames that a person can read.
+        settings = {"compression": None, "server_header": None, **self._options}
+        server = await websockets_serve(self._handler, sock=listener, **settings)
+        try:
+            yield
+        finally:
+            closing = asyncio.ensure_future(server.wait_closed())
+            server.close()
+            await asyncio.wait({closing}, timeout=GRACE)
+            if not closing.done():  # a client that does not answer, or a handler that does not end
+                for connection in server.connections:
+                    connection.transport.abort()
+                closing.cancel()
+
+
+class FlaskServer(Server):
+    """Werkzeug's threaded server, with a Flask application and its Flask-SocketIO, if it has one."""
+
+    kind = "a Flask application on Werkzeug"
+
+    def __init__(self, application: Flask, name: str, options: dict[str, Any]) -> None:
+        super().__init__(name)
+        self._application = application
+        self._options = options
+        self._socketio = application.extensions.get("socketio")
+        self._halt = threading.Event()
+        self._tracked = _Tracked()
+        self._thread: threading.Thread | None = None
+        if self._socketio is not None and self._socketio.async_mode != "threading":
+            raise ValueError(
+                f"The SocketIO of {name!r} runs in {self._socketio.async_mode!r} mode, which replaces parts of Python in the "
+                "whole kernel. Write:\nSocketIO(app, async_mode='threading')"
+            )
+
+    def _open(self, timeout: float) -> None:
+        from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+        log, tracked = self.log, self._tracked
+
+        class Handler(WSGIRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def connection_dropped(self, error: BaseException, environ: object = None) -> None:
+                # After a WebSocket Werkzeug would read the next frames as an HTTP request: each disconnect takes 3 s.
+                self.close_connection = True
+
+            def log(self, type: str, message: str, *args: Any) -> None:
+                if type != "info":
+                    log.add(message % args if args else message)
+
+        class WSGIServer(ThreadedWSGIServer):
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                with log.capturing(), tracked.connection(request):
+                    super().process_request_thread(request, client_address)
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                error = sys.exception()
+                if error is not None and not isinstance(error, ConnectionError):
+                    log.fail("werkzeug", error)
+
+        for logger in self._adopt_socketio():
+            for handler in list(logger.handlers):
+                if type(handler) is not type(ROUTER):
+                    logger.removeHandler(handler)
+            logger.addHandler(ROUTER)
+
+        self._wsgi = WSGIServer("127.0.0.1", 0, self._application, Handler, **self._options)
+        self._wsgi.socket.listen(2048)
+        self.port = self._wsgi.port
+        self._thread = threading.Thread(
+            target=self._wsgi.serve_forever, args=(0.005,), name=f"{self.kind} {self.name!r}", daemon=True
+        )
+        try:
+            self._thread.start()
+        except BaseException:
+            self._wsgi.server_close()
+            raise
+
+    def _adopt_socketio(self) -> list[Any]:
+        """Give the SocketIO object threads that write to the log and sleeps that end when the server stops."""
+        import logging
+
+        loggers: list[Any] = [logging.getLogger(self._application.name)]
+        if self._socketio is None or self._socketio.server is None:
+            return loggers
+        engine = self._socketio.server.eio
+        log, halt, thread = self.log, self._halt, engine._async["thread"]
+
+        def start_background_task(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            def logged() -> None:
+                with log.capturing():
+                    try:
+                        target(*args, **kwargs)
+                    except Exception as error:
+                        log.fail("handler", error)
+
+            task = thread(target=logged)
+            task.start()
+            return task
+
+        engine.start_background_task = start_background_task
+        # The thread that pings a client sleeps for ping_interval, 25 s, also after the client has gone.
+        engine.sleep = lambda seconds=0: halt.wait(seconds)
+        return [*loggers, engine.logger, self._socketio.server.logger]
+
+    def _close(self) -> None:
+        self._halt.set()
+        if self._socketio is not None and self._socketio.server is not None:
+            engine = self._socketio.server.eio
+            for client in list(engine.sockets.values()):
+                with contextlib.suppress(Exception):
+                    client.close(wait=False, abort=True, reason=engine.reason.SERVER_DISCONNECT)
+            self._socketio.server.shutdown()
+            engine.start_service_task = True  # so that the same application can be served again
+            engine.service_task_event = None
+        if self._thread is not None and self._thread.is_alive():
+            self._wsgi.shutdown()
+            self._thread.join(5)
+        self._tracked.close(GRACE)
+
+
+class _Tracked:
+    """The open connections of a server that has a thread for each."""
+
+    def __init__(self) -> None:
+        self._threads: dict[threading.Thread, socket.socket] = {}
+
+    @contextlib.contextmanager
+    def connection(self, request: socket.socket) -> Any:
+        thread = threading.current_thread()
+        self._threads[thread] = request
+        try:
+            yield
+        finally:
+            del self._threads[thread]
+
+    def close(self, grace: float) -> None:
+        deadline = time.monotonic() + grace
+        for thread, request in list(self._threads.items()):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class ProcessServer(Server):
+    """One of the other servers, in a process of its own: for measuring, and to see two interpreters."""
+
+    kind = "a server in another process"
+
+    def __init__(self, target: str, name: str, options: dict[str, Any]) -> None:
+        super().__init__(name)
+        self._target = target
+        self._options = options
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self._child is not None
+        return self._child.pid
+
+    def _open(self, timeout: float) -> None:
+        from .process import Child
+
+        command = [sys.executable, "-m", "helpers.server", self._target, self.name, json.dumps(self._options)]
+        self._child = Child(command, name=self.name)
+        try:
+            self.log = self._child.log
+
+            def ready() -> bool:
+                return any(line.startswith(_READY) for line in self.log)
+
+            self._child.wait_until(ready, timeout)
+            self.port = int(next(line for line in self.log if line.startswith(_READY)).removeprefix(_READY))
+        except BaseException:
+            self._child.stop()
+            raise
+
+    def _close(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+
+
+def serve(
+    application: Any, *, name: str | None = None, process: bool = False, timeout: float = 10.0, **options: Any
+) -> Server:
+    """Start a real server for an application and return it when it is ready.
+
+    It listens on 127.0.0.1, on a port that the system chooses, and lives in a background thread until it is stopped or the
+    kernel ends. Serving under the same name again replaces the server before: running a cell twice is safe.
+
+    Args:
+        application: an ASGI application, a Flask application (with its SocketIO), or a `websockets` handler: an asynchronous
+            function of one connection. With `process=True`, the text `"package.module:attribute"` that names one.
+        name: what to call it; the application's own name by default.
+        process: whether to start it in a process of its own, which shares no interpreter with the cells.
+        timeout: seconds that starting may take, 10 by default.
+        options: what else the server understands: settings of `uvicorn.Config`, `websockets.serve` or Werkzeug's server.
+
+    Returns:
+        The running server.
+
+    Raises:
+        TypeError: the application is none of these.
+        RuntimeError: the server did not start; the message holds what it said.
+    """
+    server = _choose(application, name, process, options)
+    with _lock:
+        previous = _servers.get(server.name)
+    if previous is not None:
+        try:
+            previous.stop()
+        except TimeoutError as error:  # its port and its loop are lost until the kernel restarts, the name is not
+            server.log.add(str(error))
+    _remember(server)
+    try:
+        server._open(timeout)
+        server.running = True
+    except BaseException as error:  # an interrupt of the kernel, too
+        _forget(server)
+        with contextlib.suppress(Exception):
+            server._close()
+        if isinstance(error, Exception):
+            said = f"\nIts log says:\n{server.log}" if len(server.log) else ""
+            raise RuntimeError(f"The server {server.name!r} did not start: {error}{said}") from error
+        raise
+    return server
+
+
+def stop_all() -> None:
+    """Stop every server of this kernel."""
+    for server in list(_servers.values()):
+        server.stop()
+
+
+atexit.register(stop_all)
+
+
+def _choose(application: Any, name: str | None, process: bool, options: dict[str, Any]) -> Server:
+    if isinstance(application, str) or process:
+        if not (isinstance(application, str) and process and ":" in application):
+            raise TypeError(
+                f"A process of its own imports its application, so it needs a name like "
+                f'"package.module:attribute", not {application!r}. Write:\n'
+                'serve("package.module:app", process=True)'
+            )
+        return ProcessServer(application, name or application.replace(":", "."), options)
+    flask = sys.modules.get("flask")
+    if flask is not None and isinstance(application, flask.Flask):
+        return FlaskServer(application, name or application.name, options)
+    name = name or getattr(application, "__name__", None) or type(application).__name__
+    if callable(application):
+        parameters = _positional(application)
+        if parameters == 1 and inspect.iscoroutinefunction(application):
+            return WebSocketsServer(application, name, options)
+        if parameters == 3:
+            return AsgiServer(application, name, options)
+    raise TypeError(
+        f"serve() takes an ASGI application (scope, receive, send), a Flask application, or a websockets handler "
+        f"(an asynchronous function of one connection), not {application!r}. A handler starts like this:\n"
+        "async def echo(connection):"
+    )
+
+
+def _positional(application: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(application).parameters.values()
+    except (TypeError, ValueError):
+        return -1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+
+
+def _remember(server: Server) -> None:
+    global _interval_before
+    with _lock:
+        _servers[server.name] = server
+        _capture.start()
+        if _interval_before is None:
+            _interval_before = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+def _forget(server: Server) -> None:
+    global _interval_before
+    with _lock:
+        if _servers.get(server.name) is server:
+            del _servers[server.name]
+        _capture.stop()
+        if not _servers and _interval_before is not None:
+            sys.setswitchinterval(_interval_before)
+            _interval_before = None
+
+
+async def _until(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        await asyncio.sleep(0.001)
+
+
+_READY = "ready on port "
+
+
+def _main(target: str, name: str, options: str) -> None:
+    """Serve `package.module:attribute` until standard input ends or the process is told to end."""
+    import importlib
+    import signal
+
+    module, _, attribute = target.partition(":")
+    sys.path.insert(0, os.getcwd())
+    application = getattr(importlib.import_module(module), attribute)
+    server = serve(application, name=name, **json.loads(options))
+    server.log.echo(sys.stdout)
+    print(f"{_READY}{server.port}", flush=True)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    ended.wait()
+    server.stop()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
