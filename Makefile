@@ -1,0 +1,67 @@
+# The commands of the workbook. `make` alone lists them.
+# Works with GNU make 3.81 (macOS) and newer, and under Git Bash on Windows.
+
+.DEFAULT_GOAL := help
+
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+PY := .venv/Scripts/python.exe
+else
+PYTHON ?= python3
+PY := .venv/bin/python
+endif
+
+# What `make test` proves, in this order; each part runs with the network cut down to loopback.
+OFFLINE := $(PY) -m helpers.authoring.offline
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile tests
+
+# Do nothing, and say nothing, when the set-up $(1) (lab or test) is finished and up to date.
+# Python itself may be missing or too old to read the script that does the rest.
+define set_up
+@{ $(PY) -I helpers/authoring/setup.py --ready $(1); } 2>/dev/null || { \
+  command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+    echo "There is no $(PYTHON) here: install Python 3.11 or newer, or name one, as in: make PYTHON=python3.12 $@" >&2; exit 1; }; \
+  "$(PYTHON)" -c "import sys; sys.version_info >= (3, 11) or sys.exit('$(PYTHON) is Python %d.%d: install Python 3.11 or newer, or name one, as in: make PYTHON=python3.12 $@' % sys.version_info[:2])" && \
+  "$(PYTHON)" -I helpers/authoring/setup.py $(1); }
+endef
+
+# Run one part of `make test`: $(1) names it, $(2) is the command.
+define stage
+@echo "== $(1)"
+@$(OFFLINE) $(2) || { echo "make test stopped: $(1) failed."; exit 1; }
+endef
+
+.PHONY: help lab test refresh lint lock setup
+
+help: ## list the commands
+	@echo "The workbook's commands:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+lab: ## open the workbook in JupyterLab (sets everything up, the first time)
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/helpers/jupyter
+lab:
+	$(call set_up,lab)
+	@$(PY) -m jupyterlab
+
+test: ## prove every helper and every notebook (the same set-up, then the tests)
+	$(call set_up,test)
+	$(call stage,ruff check,$(PY) -m ruff check .)
+	$(call stage,ruff format,$(PY) -m ruff format --check .)
+	$(call stage,mypy,$(PY) -m mypy)
+	$(call stage,pytest,$(PYTEST))
+
+refresh: ## run every notebook and store what changed in its outputs
+	$(call set_up,test)
+	@$(PY) -m helpers.authoring.refresh
+
+lint: ## format the code and mend what can be mended
+	$(call set_up,test)
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+lock: ## write the locks from pyproject.toml (UPGRADE=1: with the newest versions)
+	$(call set_up,test)
+	@$(PY) -m helpers.authoring.lock $(if $(UPGRADE),--upgrade)
+
+setup: ## only the set-up of `make lab`
+	$(call set_up,lab)

@@ -1,0 +1,1 @@
+"""What the authors of the workbook use: set-up, locks, an offline run, refreshed notebooks."""
