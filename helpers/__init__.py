@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
+# Everything at once, and not when first used: `tap` and `decode` are functions here and modules below, and whoever imports
+# one of these modules first would otherwise decide which of the two a notebook gets.
+try:
     from .decode import decode
     from .draw import chart, ladder, table
     from .lesson import expect, predict
     from .server import serve
     from .tap import tap
+except ModuleNotFoundError as error:
+    if str(error.name).startswith(__name__):
+        raise
+    _missing = error.name
 
-_HOME = {
-    "chart": "draw",
-    "decode": "decode",
-    "expect": "lesson",
-    "ladder": "draw",
-    "predict": "lesson",
-    "serve": "server",
-    "table": "draw",
-    "tap": "tap",
-}
+    def __getattr__(name: str) -> Any:  # so that `python -m helpers.doctor` still starts
+        if name in __all__:
+            raise ImportError(
+                f"The package {_missing!r} is missing here. To see what else is, and what to do, run:\n"
+                "python -m helpers.doctor"
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["chart", "decode", "expect", "ladder", "predict", "serve", "table", "tap"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used, so that a kernel pays for no more than it needs."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
 
 
 def _let_stop_reach_await() -> None:

@@ -50,6 +50,14 @@ class Log(Sequence[str]):
         text = str(error)
         self.add(f"{where}: {type(error).__name__}" + (f": {text}" if text else ""))
 
+    def take(self, start: str) -> str | None:
+        """Remove and return the first line that starts with a text, or return None."""
+        for line in self:
+            if line.startswith(start):
+                self._lines.remove(line)
+                return line
+        return None
+
     def echo(self, stream: TextIO) -> None:
         """Write every line to a stream as well, for a server that has a process of its own."""
         with self._changed:

@@ -18,6 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the guard starts without the package
+    from .log import Log
 
 _children: set[Child] = set()
 
@@ -41,12 +45,11 @@ class Child:
 
         self.name = name
         handle, path = tempfile.mkstemp(prefix=f"workbook-{os.getpid()}-", suffix=".log")
-        self.log_path = Path(path)
-        self.log: Log = _file_log(self.log_path)
+        self.log: Log = _file_log(path)
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **(env or {})}
-        guard = [sys.executable, "-I", "-S", str(Path(__file__).resolve())]
+        guard = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), path]
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = subprocess.Popen(
@@ -60,6 +63,7 @@ class Child:
             _children.add(self)
         except BaseException:
             self.stop()
+            os.unlink(path)
             raise
         finally:
             os.close(handle)
@@ -103,7 +107,7 @@ class Child:
         return "\n".join(self.log[-lines:])
 
     def stop(self, timeout: float = 3.0) -> None:
-        """End the command and everything that it started, and delete the log file. Stopping twice is safe.
+        """End the command and everything that it started. The log can still be read. Stopping twice is safe.
 
         Args:
             timeout: seconds that the command gets to end by itself.
@@ -120,8 +124,7 @@ class Child:
                 with contextlib.suppress(ProcessLookupError):
                     _kill_group(process.pid, process)
                 process.wait(timeout)
-        len(self.log)  # what it said last can still be read after the file has gone
-        self.log_path.unlink(missing_ok=True)
+        self.log.close()
 
     def __enter__(self) -> Child:
         return self
@@ -142,26 +145,28 @@ def stop_all() -> None:
 atexit.register(stop_all)
 
 
-def _file_log(path: Path) -> "Log":  # noqa: F821, UP037 - the guard must start without importing the package
+def _file_log(path: str) -> Log:
     from .log import Log
 
     class FileLog(Log):
-        """The log of a process, read from its file."""
+        """The log of a process, read from its file, which the guard deletes at the end."""
 
         def __init__(self) -> None:
             super().__init__()
-            self._read = 0
+            self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+            self._rest = b""
 
         def _refresh(self) -> None:
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                file.seek(self._read)
-                data = file.read()
-                complete = data.rfind(b"\n") + 1
-                self._read += complete
-                self._lines += data[:complete].decode(errors="replace").splitlines()
+            if not self._file.closed:
+                *complete, self._rest = (self._rest + self._file.read()).split(b"\n")
+                self._lines += [line.decode(errors="replace") for line in complete]
 
         def _wait(self, seconds: float) -> None:
             time.sleep(min(seconds, 0.005))
+
+        def close(self) -> None:
+            self._refresh()
+            self._file.close()
 
         def __len__(self) -> int:
             self._refresh()
@@ -181,14 +186,15 @@ def _kill_group(leader: int, process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _guard(command: list[str]) -> int:
-    """Run a command until it ends or standard input does."""
+def _guard(log_path: str, *command: str) -> int:
+    """Run a command until it ends or standard input does, and then delete its log file."""
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is sent to the whole group, of which this is the leader
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", flush=True)
+        os.unlink(log_path)
         return 127
 
     def lifeline() -> None:
@@ -201,10 +207,12 @@ def _guard(command: list[str]) -> int:
 
     threading.Thread(target=lifeline, daemon=True).start()
     status = process.wait()
+    with contextlib.suppress(OSError):
+        os.unlink(log_path)  # whoever wants to read it has it open
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGTERM)  # what the command started and left behind
     return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":
-    os._exit(_guard(sys.argv[1:]))
+    os._exit(_guard(*sys.argv[1:]))

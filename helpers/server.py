@@ -415,14 +415,16 @@ class ProcessServer(Server):
         try:
             self.log = self._child.log
 
-            def ready() -> bool:
-                return any(line.startswith(_READY) for line in self.log)
-
-            self._child.wait_until(ready, timeout)
-            self.port = int(next(line for line in self.log if line.startswith(_READY)).removeprefix(_READY))
+            self._child.wait_until(self._take_port, timeout)
         except BaseException:
             self._child.stop()
             raise
+
+    def _take_port(self) -> int:
+        line = self.log.take(_READY)
+        if line is not None:
+            self.port = int(line.removeprefix(_READY))
+        return self.port
 
     def _close(self) -> None:
         if self._child is not None:
@@ -469,7 +471,8 @@ def serve(
         with contextlib.suppress(Exception):
             server._close()
         if isinstance(error, Exception):
-            said = f"\nIts log says:\n{server.log}" if len(server.log) else ""
+            told = len(server.log) == 0 or server.log[-1] in str(error)
+            said = "" if told else f"\nIts log says:\n{server.log}"
             raise RuntimeError(f"The server {server.name!r} did not start: {error}{said}") from error
         raise
     return server
@@ -558,7 +561,7 @@ def _main(target: str, name: str, options: str) -> None:
     sys.path.insert(0, os.getcwd())
     application = getattr(importlib.import_module(module), attribute)
     server = serve(application, name=name, **json.loads(options))
-    server.log.echo(sys.stdout)
+    server.log.echo(os.fdopen(os.dup(1), "w"))  # not sys.stdout: what is written there goes to the log
     print(f"{_READY}{server.port}", flush=True)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())

@@ -1,0 +1,435 @@
+"""From recorded bytes to what they mean: HTTP messages, WebSocket frames, Engine.IO and Socket.IO packets."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+import h11
+from websockets.exceptions import ProtocolError
+from websockets.extensions.base import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Close, Frame, Opcode
+from websockets.streams import StreamReader
+
+Peer = Literal["client", "server"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Bytes that crossed the wire together, or the end of what one side had to say."""
+
+    connection: int
+    """The connection's number, from 1, in the order of opening."""
+    sender: Peer
+    """Who sent the bytes."""
+    data: bytes
+    """The bytes; empty at the end."""
+    at: float = 0.0
+    """Seconds on the monotonic clock when the bytes had arrived."""
+    end: Literal["", "FIN", "RST"] = ""
+    """How the sender ended its side: in order (FIN), by a reset (RST), or not yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One thing that a peer said, with the bytes that said it."""
+
+    connection: int
+    sender: Peer
+    protocol: Literal["TCP", "HTTP", "WebSocket"]
+    summary: str
+    """The message in one line, without what differs from run to run (keys, dates, session ids)."""
+    data: bytes
+    """Every byte of it, as sent."""
+    at: float
+    parsed: Any = None
+    """The library's own object: `h11.Request`, `h11.Response`, a `websockets` `Frame`; None where it could not be read."""
+    body: bytes = b""
+    """The body of an HTTP message, or the payload of a frame: unmasked and decompressed."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes crossed the wire."""
+        return len(self.data)
+
+
+def decode(recording: Iterable[Chunk]) -> list[Message]:
+    """Read a recording as the peers did.
+
+    Args:
+        recording: the chunks of one or more connections, in order; a `Tap` keeps them in `recording`.
+
+    Returns:
+        The messages in the order in which each was complete. Every byte of the recording is in exactly one of them; what no
+        library could read, and what was cut off, is in messages whose `parsed` is None.
+    """
+    conversations: dict[int, _Conversation] = {}
+    messages: list[Message] = []
+    for chunk in recording:
+        conversation = conversations.setdefault(chunk.connection, _Conversation(chunk.connection))
+        messages += conversation.read(chunk)
+    for conversation in conversations.values():
+        messages += conversation.finish()
+    return messages
+
+
+class _Conversation:
+    """One connection, followed from both sides."""
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+        self.at = 0.0
+        self.http: _Http | None = _Http()
+        self.frames: dict[Peer, _Frames] = {}
+        self.engine = False
+        self.lost: set[Peer] = set()
+
+    def read(self, chunk: Chunk) -> Iterator[Message]:
+        self.at = chunk.at
+        if chunk.end:
+            if self.http is not None and chunk.end == "FIN" and chunk.sender not in self.lost:
+                for found in self.http.read(chunk.sender, b""):
+                    yield self._http(chunk.sender, *found)
+            yield self._message(chunk.sender, "TCP", _END[chunk.end], b"")
+            return
+        if chunk.sender in self.lost:
+            yield self._message(chunk.sender, "TCP", _count(chunk.data), chunk.data)
+            return
+        data = chunk.data
+        if self.http is not None:
+            for found in self.http.read(chunk.sender, data):
+                yield self._http(chunk.sender, *found)
+            if chunk.sender in self.http.failed:
+                yield self._give_up(chunk.sender, self.http.rest(chunk.sender), "not HTTP")
+                return
+            if self.http.switched is None:
+                return
+            self.engine = self.http.engine
+            extensions = _extensions(self.http.switched)
+            self.frames = {
+                "client": _Frames(masked=True, extensions=extensions("client")),
+                "server": _Frames(masked=False, extensions=extensions("server")),
+            }
+            rest = {peer: self.http.rest(peer) for peer in self.frames}
+            self.http = None
+            for peer, early in rest.items():
+                yield from self._frames(peer, early)
+            return
+        yield from self._frames(chunk.sender, data)
+
+    def _frames(self, sender: Peer, data: bytes) -> Iterator[Message]:
+        frames = self.frames[sender]
+        for frame, body, raw, note in frames.read(data):
+            text = _frame(frame, body) if not self.engine else _packet(frame, body)
+            yield Message(
+                self.connection, sender, "WebSocket", text + note, raw, self.at, parsed=frame, body=body
+            )
+        if frames.error:
+            yield self._give_up(sender, frames.rest(), frames.error)
+
+    def finish(self) -> Iterator[Message]:
+        """Return what was begun and never completed."""
+        for sender in ("client", "server"):
+            if sender in self.lost:
+                continue
+            if self.http is not None:
+                for found in self.http.unfinished(sender):
+                    yield self._http(sender, *found)
+                rest = self.http.rest(sender)
+            else:
+                rest = self.frames[sender].rest()
+            if rest:
+                yield self._message(sender, "TCP", f"{_count(rest)}, cut off", rest)
+
+    def _http(self, sender: Peer, event: Any, body: bytes, raw: bytes, note: str) -> Message:
+        assert self.http is not None
+        text = _http(event, body, self.http.engine) + note
+        return Message(self.connection, sender, "HTTP", text, raw, self.at, parsed=event, body=body)
+
+    def _message(self, sender: Peer, protocol: Literal["TCP"], summary: str, data: bytes) -> Message:
+        return Message(self.connection, sender, protocol, summary, data, self.at)
+
+    def _give_up(self, sender: Peer, data: bytes, why: str) -> Message:
+        self.lost.add(sender)
+        return self._message(sender, "TCP", f"{_count(data)}, {why}", data)
+
+
+_END = {"FIN": "end of stream (FIN)", "RST": "reset (RST)"}
+
+
+class _Http:
+    """Both sides of an HTTP/1.1 connection, followed by h11.
+
+    h11 plays one side of a conversation. To overhear one, play both: what the client is heard to say is received by the h11
+    server and spoken by the h11 client, and the other way round.
+    """
+
+    def __init__(self) -> None:
+        self._ears: dict[Peer, h11.Connection] = {
+            "client": h11.Connection(h11.SERVER),
+            "server": h11.Connection(h11.CLIENT),
+        }
+        self._raw: dict[Peer, bytes] = {"client": b"", "server": b""}
+        self._head: dict[Peer, Any] = {"client": None, "server": None}
+        self._body: dict[Peer, bytes] = {"client": b"", "server": b""}
+        self._streaming = False
+        self.engine = False
+        self.failed: set[Peer] = set()
+        """Who has said something that is not HTTP."""
+        self.switched: h11.InformationalResponse | None = None
+
+    def read(self, sender: Peer, data: bytes) -> Iterator[tuple[Any, bytes, bytes, str]]:
+        """Yield (event, body, raw bytes, note) for each message that these bytes complete."""
+        self._raw[sender] += data
+        ear = self._ears[sender]
+        mouth = self._ears["server" if sender == "client" else "client"]
+        try:
+            ear.receive_data(data)
+            while True:
+                event = ear.next_event()
+                if event in (h11.NEED_DATA, h11.PAUSED) or isinstance(event, h11.ConnectionClosed):
+                    break
+                if not self.failed:
+                    mouth.send(event)
+                yield from self._hear(sender, event)
+                if self.switched is not None:
+                    return
+                if not self.failed and ear.our_state is ear.their_state is h11.DONE:
+                    ear.start_next_cycle()
+                    mouth.start_next_cycle()
+        except (h11.RemoteProtocolError, h11.LocalProtocolError):
+            self.failed.add(sender)
+            if sender == "client":  # what the server answers to it may well be HTTP
+                answered = self._ears["server"] = h11.Connection(h11.CLIENT)
+                answered.send(h11.Request(method="GET", target="/", headers=[("Host", "unknown")]))
+                answered.send(h11.EndOfMessage())
+
+    def _hear(self, sender: Peer, event: Any) -> Iterator[tuple[Any, bytes, bytes, str]]:
+        if isinstance(event, h11.Request | h11.Response | h11.InformationalResponse):
+            self._head[sender] = event
+            self._body[sender] = b""
+            if isinstance(event, h11.Request):
+                self.engine = "EIO" in parse_qs(urlsplit(event.target.decode("latin-1")).query)
+            elif isinstance(event, h11.InformationalResponse):
+                yield event, b"", self._take(sender), ""
+                if event.status_code == 101:
+                    self.switched = event
+            else:
+                self._streaming = _header(event, b"content-type").startswith("text/event-stream")
+                if self._streaming:
+                    yield event, b"", self._take(sender), ""
+        elif isinstance(event, h11.Data):
+            if sender == "server" and self._streaming:
+                yield event, bytes(event.data), self._take(sender, 2 if event.chunk_end else 0), ""
+            else:
+                self._body[sender] += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            raw = self._take(sender)
+            if sender == "server" and self._streaming:
+                if raw:
+                    yield event, b"", raw, ""
+            else:
+                yield self._head[sender], self._body[sender], raw, ""
+            self._head[sender] = None
+
+    def _take(self, sender: Peer, more: int = 0) -> bytes:
+        """Return the bytes that h11 has consumed since the last time, and a few that it will: the end of a chunk."""
+        raw, left = self._raw[sender], len(self._ears[sender].trailing_data[0])
+        end = max(0, min(len(raw), len(raw) - left + more))
+        self._raw[sender] = raw[end:]
+        return raw[:end]
+
+    def rest(self, sender: Peer) -> bytes:
+        """Return the bytes that are in no message yet."""
+        raw, self._raw[sender] = self._raw[sender], b""
+        return raw
+
+    def unfinished(self, sender: Peer) -> Iterator[tuple[Any, bytes, bytes, str]]:
+        """Yield the message whose head was read and whose body never ended."""
+        head = self._head[sender]
+        if head is not None and not (sender == "server" and self._streaming):
+            raw = self._take(sender)
+            if raw:
+                yield head, self._body[sender], raw, " (cut off)"
+
+
+class _Frames:
+    """One direction of a WebSocket connection."""
+
+    def __init__(self, masked: bool, extensions: Sequence[Extension]) -> None:
+        self._masked = masked
+        self._extensions = extensions
+        self._buffer = b""
+        self.error = ""
+
+    def read(self, data: bytes) -> Iterator[tuple[Frame, bytes, bytes, str]]:
+        """Yield (frame, payload, raw bytes, note) for each frame that these bytes complete."""
+        self._buffer += data
+        while not self.error:
+            try:
+                note = ""
+                try:
+                    found = _parse(self._buffer, self._masked, self._extensions)
+                except ProtocolError as error:
+                    if "masking" not in str(error):
+                        raise
+                    found = _parse(self._buffer, not self._masked, self._extensions)
+                    note = " (not masked)" if self._masked else " (masked)"
+            except ProtocolError:
+                self.error = "not a valid frame"
+                return
+            if found is None:
+                return
+            frame, length = found
+            raw, self._buffer = self._buffer[:length], self._buffer[length:]
+            if self._extensions and raw[0] & 0x40:
+                note += " (compressed)"
+            yield frame, bytes(frame.data), raw, note
+
+    def rest(self) -> bytes:
+        """Return the bytes that are in no frame."""
+        rest, self._buffer = self._buffer, b""
+        return rest
+
+
+def _parse(data: bytes, mask: bool, extensions: Sequence[Extension]) -> tuple[Frame, int] | None:
+    """Return the first frame of some bytes and its length, or None when it is not complete."""
+    reader = StreamReader()
+    reader.feed_data(data)
+    parser: Generator[None, None, Frame] = Frame.parse(
+        reader.read_exact, mask=mask, extensions=extensions
+    )
+    try:
+        next(parser)
+    except StopIteration as done:
+        return done.value, len(data) - len(reader.buffer)
+    return None
+
+
+def _extensions(response: h11.InformationalResponse) -> Any:
+    """Return a function from a peer to fresh decoders of the extensions that a handshake agreed on."""
+    agreed = _header(response, b"sec-websocket-extensions")
+
+    def fresh(sender: Peer) -> list[Extension]:
+        if "permessage-deflate" not in agreed:
+            return []
+        bits = re.search(rf"{sender}_max_window_bits=(\d+)", agreed)
+        return [
+            PerMessageDeflate(
+                remote_no_context_takeover=f"{sender}_no_context_takeover" in agreed,
+                local_no_context_takeover=False,
+                remote_max_window_bits=int(bits[1]) if bits else 15,
+                local_max_window_bits=15,
+            )
+        ]
+
+    return fresh
+
+
+def _header(event: Any, name: bytes) -> str:
+    """Return the value of a header, or an empty text."""
+    return next((value.decode("latin-1") for key, value in event.headers if key == name), "")
+
+
+def _http(event: Any, body: bytes, engine: bool) -> str:
+    if isinstance(event, h11.Request):
+        target = event.target.decode("latin-1")
+        if engine:
+            query = parse_qs(urlsplit(target).query)
+            target = f"{urlsplit(target).path} ({query.get('transport', ['?'])[0]})"
+        text = f"{event.method.decode()} {target}"
+        upgrade = _header(event, b"upgrade")
+        if upgrade:
+            text += f", Upgrade: {upgrade}"
+        last = _header(event, b"last-event-id")
+        if last:
+            text += f", Last-Event-ID: {last}"
+    elif isinstance(event, h11.Response | h11.InformationalResponse):
+        text = f"{event.status_code} {event.reason.decode()}"
+        if _header(event, b"content-type").startswith("text/event-stream"):
+            text += ", text/event-stream"
+    elif isinstance(event, h11.EndOfMessage):
+        return "end of the response"
+    else:
+        return " · ".join(body.decode("utf-8", "replace").split("\n")).strip(" ·") or "nothing"
+    if body:
+        text += f": {_packets(body)}" if engine else f": {_shown(body)}"
+    return text
+
+
+def _frame(frame: Frame, body: bytes) -> str:
+    """Say what a frame is, in one line."""
+    name = _NAMES.get(frame.opcode, f"opcode {frame.opcode}")
+    if frame.opcode is Opcode.CLOSE:
+        if not body:
+            return name
+        try:
+            close = Close.parse(body)
+        except (ProtocolError, UnicodeDecodeError):
+            return f"{name} {_shown(body)}"
+        return f"{name} {close.code}" + (f" {close.reason}" if close.reason else "")
+    text = name if not body else f"{name} {_shown(body)}"
+    return text if frame.fin else f"{text}, more to come"
+
+
+_NAMES = {
+    Opcode.CONT: "continuation",
+    Opcode.TEXT: "text",
+    Opcode.BINARY: "binary",
+    Opcode.CLOSE: "close",
+    Opcode.PING: "ping",
+    Opcode.PONG: "pong",
+}
+
+
+def _packet(frame: Frame, body: bytes) -> str:
+    """Say what a frame of an Engine.IO connection is, in one line."""
+    if frame.opcode is not Opcode.TEXT:
+        return _frame(frame, body)
+    return _packets(body)
+
+
+_ENGINE = ("open", "close", "ping", "pong", "message", "upgrade", "noop")
+_SOCKET = ("connect", "disconnect", "event", "ack", "connect error", "binary event", "binary ack")
+
+
+def _packets(body: bytes) -> str:
+    """Name the Engine.IO packets of a payload, and the Socket.IO packets in them."""
+    from engineio.packet import Packet as EnginePacket
+    from socketio.packet import Packet as SocketPacket
+
+    said = []
+    for encoded in body.decode("utf-8", "replace").split("\x1e"):
+        try:
+            packet = EnginePacket(encoded_packet=encoded)
+            if packet.packet_type != 4:
+                probe = f" {packet.data}" if isinstance(packet.data, str) and packet.data else ""
+                said.append(f"Engine.IO {_ENGINE[packet.packet_type]}{probe}")
+                continue
+            inner = SocketPacket(encoded_packet=packet.data)
+        except (ValueError, IndexError, KeyError):
+            said.append(_shown(encoded.encode()))
+            continue
+        text = f"Socket.IO {_SOCKET[inner.packet_type]}"
+        if inner.packet_type not in (0, 1) and inner.data is not None:
+            text += f" {inner.data}"
+        said.append(text)
+    return "; ".join(said)
+
+
+def _shown(data: bytes) -> str:
+    """Show a payload as text if it is one, else as hexadecimal, and never more than a line."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = ""
+    text = repr(text) if text and text.isprintable() else f"0x{data.hex()}"
+    return text if len(text) <= 40 else f"{text[:24]}… ({_count(data)})"
+
+
+def _count(data: bytes) -> str:
+    return f"{len(data)} byte" + ("" if len(data) == 1 else "s")
