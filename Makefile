@@ -12,7 +12,7 @@ PY := .venv/bin/python
 endif
 
 # What `make test` proves, in this order; each part runs with the network cut down to loopback.
-OFFLINE := $(PY) -m helpers.authoring.offline
+OFFLINE := $(PY) -I helpers/authoring/offline.py
 PYTEST := $(PY) -m pytest -n 2 --dist loadfile tests
 
 # Do nothing, and say nothing, when the set-up $(1) (lab or test) is finished and up to date.

@@ -1,5 +1,4 @@
-"""
-Write the two locks from ``pyproject.toml``: ``python -m helpers.authoring.lock [--upgrade]``.
+"""Write the two locks from ``pyproject.toml``: ``python -m helpers.authoring.lock [--upgrade]``.
 
 One lock serves every system and every Python. So, once written, each combination that the README
 names is asked for: does all of it come as a wheel, with nothing left to compile?
@@ -27,8 +26,7 @@ PLATFORMS = (
 
 
 def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """
-    Run ``uv pip compile`` in the clone and return what came of it.
+    """Run ``uv pip compile`` in the clone and return what came of it.
 
     Args:
         arguments: What follows the command.
@@ -40,8 +38,7 @@ def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def write(lock: str, *arguments: str) -> None:
-    """
-    Write one lock: exact, hashed, for every system, naming no package index.
+    """Write one lock: exact, hashed, for every system, naming no package index.
 
     Args:
         lock: The file to write. What it pins already stays, unless the arguments say otherwise.
@@ -71,8 +68,7 @@ def missing_wheels() -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """
-    Write both locks, check them, and return the exit status.
+    """Write both locks, check them, and return the exit status.
 
     Args:
         arguments: ``--upgrade`` takes the newest versions instead of keeping the pinned ones.

@@ -1,5 +1,4 @@
-"""
-Run a command with the network cut down to loopback: ``python -m helpers.authoring.offline CMD``.
+"""Run a command with the network cut down to loopback: ``python -m helpers.authoring.offline CMD``.
 
 On Linux the command gets a network namespace of its own, which holds the loopback interface and
 nothing else: whatever it starts (kernels, servers, a browser) can reach nothing but this machine.
@@ -32,8 +31,7 @@ IFF_UP = 0x1
 
 
 def unshare(flags: int) -> None:
-    """
-    Leave the namespaces that this process shares with its parent.
+    """Leave the namespaces that this process shares with its parent.
 
     Args:
         flags: Which ones, as in ``unshare(2)``.
@@ -48,8 +46,7 @@ def unshare(flags: int) -> None:
 
 
 def bring_up_loopback() -> None:
-    """
-    Switch ``lo`` on: in a new namespace it is off, and even 127.0.0.1 cannot be reached.
+    """Switch ``lo`` on: in a new namespace it is off, and even 127.0.0.1 cannot be reached.
 
     Raises:
         OSError: When the system denies it.
@@ -64,8 +61,7 @@ def bring_up_loopback() -> None:
 
 
 def enter_namespace() -> None:
-    """
-    Move this process into a network namespace that holds loopback only.
+    """Move this process into a network namespace that holds loopback only.
 
     Raises:
         OSError: When the system denies it. The process may then have no network at all.
@@ -85,14 +81,14 @@ def refusal() -> str | None:
     """Return why this system denies such a namespace, or None: a child process tries it."""
     if sys.platform != "linux":
         return f"{sys.platform} has no network namespaces"
-    attempt = [sys.executable, "-c", f"from {__spec__.name} import *; enter_namespace()"]
-    result = subprocess.run(attempt, capture_output=True, text=True)
+    attempt = f"import runpy; runpy.run_path({__file__!r})['enter_namespace']()"
+    command = [sys.executable, "-I", "-c", attempt]
+    result = subprocess.run(command, capture_output=True, text=True)
     return None if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
 
 
 def environment(mode: str) -> dict[str, str]:
-    """
-    Return the environment of the command.
+    """Return the environment of the command.
 
     Args:
         mode: ``namespace`` or ``audit``.
@@ -106,8 +102,7 @@ def environment(mode: str) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """
-    Run a command offline and return its exit status.
+    """Run a command offline and return its exit status.
 
     Args:
         arguments: The command; ``--audit`` before it asks for the audit hook.

@@ -1,5 +1,4 @@
-"""
-Make ``.venv``, and mend it: what ``make`` runs before anything else.
+"""Make ``.venv``, and mend it: what ``make`` runs before anything else.
 
 The state of ``.venv`` is told by two stamp files inside it. A stamp is written last, and taken
 away first, so a stamp that is there and names the locks of today means a finished set-up. Anything
@@ -30,8 +29,7 @@ class SetupError(Exception):
 
 
 class Environment:
-    """
-    The virtual environment of a clone: ready, or made ready.
+    """The virtual environment of a clone: ready, or made ready.
 
     Args:
         root: The clone. ``.venv`` is made in it, from the two locks in it.
@@ -67,8 +65,7 @@ class Environment:
         return self.found(kind) == self.expected(kind)
 
     def make(self, kind: str) -> None:
-        """
-        Install what this kind of set-up needs, from nothing unless all that is there is known.
+        """Install what this kind of set-up needs, from nothing unless all that is there is known.
 
         Args:
             kind: ``lab``, what a learner needs; or ``test``, the same and the tools of the authors.
@@ -142,8 +139,7 @@ class Environment:
 
 
 def pinned(lock: str, name: str) -> str:
-    """
-    Return the entry of one package, with its hashes, from the text of a lock.
+    """Return the entry of one package, with its hashes, from the text of a lock.
 
     Args:
         lock: The text of a requirements file with hashes.
@@ -160,8 +156,7 @@ def pinned(lock: str, name: str) -> str:
 
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """
-    Let one set-up at a time work in a clone; a second one waits.
+    """Let one set-up at a time work in a clone; a second one waits.
 
     The lock is on an open file, so it ends with the process, however that ends. Children inherit
     the file: an installer that outlives its parent is waited for too.
@@ -185,8 +180,7 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """
-    Run ``setup.py [--ready] lab|test`` and return the exit status.
+    """Run ``setup.py [--ready] lab|test`` and return the exit status.
 
     Args:
         arguments: ``--ready`` only asks: status 0 when there is nothing to do.

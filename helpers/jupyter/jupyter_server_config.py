@@ -1,5 +1,4 @@
-"""
-JupyterLab for the workbook: at the first notebook, on this machine only, with no news.
+"""JupyterLab for the workbook: at the first notebook, on this machine only, with no news.
 
 `make lab` finds this folder through JUPYTER_CONFIG_PATH; `environment.yml` sets the same.
 """

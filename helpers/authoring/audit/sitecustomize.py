@@ -1,5 +1,4 @@
-"""
-Refuse every address but loopback, in this Python process.
+"""Refuse every address but loopback, in this Python process.
 
 Python imports a module of this name at its start when its folder is on PYTHONPATH, as
 ``helpers.authoring.offline`` arranges where there are no network namespaces.
@@ -17,8 +16,7 @@ OWN_NAME = socket.gethostname()  # jupyter_client looks it up
 
 
 def is_here(host: object) -> bool:
-    """
-    Tell whether a host is this machine, without looking anything up.
+    """Tell whether a host is this machine, without looking anything up.
 
     Args:
         host: A name or an address, as the socket functions take it.
@@ -36,8 +34,7 @@ def is_here(host: object) -> bool:
 
 
 def refuse(event: str, arguments: tuple[object, ...]) -> None:
-    """
-    Raise what a machine without a network raises, unless the address is this machine's.
+    """Raise what a machine without a network raises, unless the address is this machine's.
 
     Args:
         event: What Python is about to do.
