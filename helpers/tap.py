@@ -76,7 +76,9 @@ class Tap:
             listener.listen(2048)
             listener.setblocking(False)
             self.port: int = listener.getsockname()[1]
-            self._background = Background(self._relaying(listener), name=f"tap on port {self.target}", log=Log())
+            self._background = Background(
+                self._relaying(listener), name=f"tap on port {self.target}", log=Log()
+            )
         except BaseException:
             listener.close()
             raise
@@ -112,7 +114,9 @@ class Tap:
     @contextlib.asynccontextmanager
     async def _relaying(self, listener: socket.socket) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Side(self, "client"), sock=listener, backlog=2048)
+        server = await loop.create_server(
+            lambda: _Side(self, "client"), sock=listener, backlog=2048
+        )
         try:
             yield
         finally:
@@ -136,6 +140,7 @@ class _Side(asyncio.Protocol):
         self.peer: Peer = peer
         self.other = other
         self.connection = other.connection if other else 0
+        self.ended = False
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -155,7 +160,9 @@ class _Side(asyncio.Protocol):
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.create_connection(lambda: _Side(self.tap, "server", self), "127.0.0.1", self.tap.target)
+            await loop.create_connection(
+                lambda: _Side(self.tap, "server", self), "127.0.0.1", self.tap.target
+            )
         except OSError:  # no server there: the client sees what it would see without the tap
             self.abort()
 
@@ -168,8 +175,12 @@ class _Side(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.tap._note(self.connection, self.peer, b"", "FIN")
         assert self.other is not None
+        self.ended = True
         if not self.other.lost:
             self.other.transport.write_eof()
+        if self.other.ended:
+            self.transport.close()
+            self.other.transport.close()
         return True  # the other direction may go on
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -23,7 +23,10 @@ def pytest_runtest_call(item: Any) -> Generator[None, Any, Any]:
     item.output_timeout = OUTPUT_TIMEOUT
     tags = item.cell.metadata.get("tags", [])
     if item.cell.execution_count is None and item.cell.source.strip():
-        pytest.fail("This cell was never run, so there is nothing to compare. Run:\nmake refresh", pytrace=False)
+        pytest.fail(
+            "This cell was never run, so there is nothing to compare. Run:\nmake refresh",
+            pytrace=False,
+        )
     result = yield
     raised = any(output.get("output_type") == "error" for output in item.test_outputs or [])
     if "raises-exception" in tags and not raised:

@@ -41,7 +41,9 @@ def notebooks() -> list[Path]:
 
 def patterns(path: Path = SANITIZE) -> list[Pattern]:
     """Return the patterns of an nbval sanitize file: what to replace, and by what."""
-    found = re.findall(r"^regex: (.*)\nreplace: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.findall(
+        r"^regex: (.*)\nreplace: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
     return [(re.compile(regex), replacement) for regex, replacement in found]
 
 
@@ -57,12 +59,17 @@ def compared(output: Any, replacements: Iterable[Pattern]) -> Any:
         return ("stream", output.name, clean(output.text))
     if output.output_type == "error":
         return ("error", output.ename, clean(output.evalue))
-    return (output.output_type, sorted((kind, clean(str(data))) for kind, data in output.data.items()))
+    return (
+        output.output_type,
+        sorted((kind, clean(str(data))) for kind, data in output.data.items()),
+    )
 
 
 def canonical(notebook: Any) -> Any:
     """Bring a notebook into canonical form, in place, and return it."""
-    notebook.metadata = nbformat.from_dict({"kernelspec": dict(KERNEL), "language_info": {"name": "python"}})
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": dict(KERNEL), "language_info": {"name": "python"}}
+    )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: set[str] = set()
     count = 0
@@ -70,7 +77,9 @@ def canonical(notebook: Any) -> Any:
         if not cell.get("id") or cell["id"] in seen:
             cell["id"] = f"cell-{position:02d}"
         seen.add(cell["id"])
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
+        cell.metadata = nbformat.from_dict(
+            {k: v for k, v in cell.metadata.items() if k in KEPT_METADATA}
+        )
         if cell.cell_type != "code":
             continue
         ran = bool(cell.source.strip())
@@ -81,7 +90,9 @@ def canonical(notebook: Any) -> Any:
             if output.output_type == "execute_result":
                 output.execution_count = count
             if output.output_type == "error":
-                output.traceback = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in output.traceback]
+                output.traceback = [
+                    re.sub(r"\x1b\[[0-9;]*m", "", line) for line in output.traceback
+                ]
     return notebook
 
 
@@ -129,7 +140,9 @@ def refresh(path: Path, timeout: float = 60.0) -> int:
     for was, now in zip(old.cells, new.cells, strict=True):
         if now.cell_type != "code":
             continue
-        same = [compared(o, replacements) for o in was.outputs] == [compared(o, replacements) for o in now.outputs]
+        same = [compared(o, replacements) for o in was.outputs] == [
+            compared(o, replacements) for o in now.outputs
+        ]
         ignored = NOT_COMPARED & set(now.metadata.get("tags", []))
         if same or (ignored and was.outputs):
             now.outputs = copy.deepcopy(was.outputs)
@@ -157,10 +170,18 @@ def stale(path: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Refresh or check the notebooks that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.authoring.refresh", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.authoring.refresh", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; all by default")
-    parser.add_argument("--check", action="store_true", help="run nothing, fail if a notebook is not in canonical form")
-    parser.add_argument("--new", action="store_true", help="replace the outputs of cells that are not compared, too")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run nothing, fail if a notebook is not in canonical form",
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="replace the outputs of cells that are not compared, too"
+    )
     options = parser.parse_args(arguments)
     paths = [path.resolve() for path in options.paths] or notebooks()
     if not paths:
@@ -177,7 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
             forget(path)
         start = time.monotonic()
         changed = refresh(path)
-        print(f"{path.name}: {changed} outputs changed, {time.monotonic() - start:.0f} s", flush=True)
+        print(
+            f"{path.name}: {changed} outputs changed, {time.monotonic() - start:.0f} s", flush=True
+        )
     if failed:
         print("To bring them into canonical form, run:\nmake refresh")
     return 1 if failed else 0

@@ -1,0 +1,1 @@
+"""Applications that notebooks start in processes of their own."""
