@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -59,10 +60,11 @@ class Background(Generic[T]):
             self._thread.start()
             self.value = self._ready.result(timeout)
         except BaseException as error:  # KeyboardInterrupt too
+            late = isinstance(error, TimeoutError) and not self._ready.done()
+            self._ask_to_stop()
             if self._thread.ident is not None:
-                self._ask_to_stop()
                 self._thread.join(timeout)
-            if isinstance(error, TimeoutError) and not self._ready.done():
+            if late:
                 raise TimeoutError(f"{name} was not ready within {timeout:g} s.") from None
             raise
 
@@ -104,10 +106,8 @@ class Background(Generic[T]):
     def _ask_to_stop(self) -> None:
         self._stopping.set()
         if self._wake is not None:
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop has closed already
                 self.loop.call_soon_threadsafe(self._wake.set)
-            except RuntimeError:  # the loop has closed already
-                pass
 
     @property
     def running(self) -> bool:

@@ -85,10 +85,8 @@ def _ladder_text(messages: list[Message], caption: str, several: bool, with_byte
             lines.append(f"{tag}│  {line:<{width - 5}} │")
             tag = margin
         label = f" {wrapped[-1]} "
-        if message.sender == "client":
-            arrow = f"│─{label:─<{width - 4}}▶│"
-        else:
-            arrow = f"│◀{label:─>{width - 4}}─│"
+        right, left = f"│─{label:─<{width - 4}}▶│", f"│◀{label:─>{width - 4}}─│"
+        arrow = right if message.sender == "client" else left
         lines.append(f"{tag}{arrow} {message.protocol}, {message.size} B")
         if with_bytes:
             lines += [f"{margin}│    {line}" for line in _dump(message)]

@@ -70,7 +70,7 @@ def predict(question: str, options: Sequence[object]) -> Prediction:
     return Prediction(question, options)
 
 
-class expect:  # noqa: N801 - reads as a word of the language: with expect(TimeoutError):
+class expect:  # reads as a word of the language: with expect(TimeoutError):
     """Require the body of a `with` block to raise an error, and print its type and code.
 
     Args:

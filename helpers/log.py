@@ -46,7 +46,8 @@ class Log(Sequence[str]):
 
     def fail(self, where: str, error: BaseException) -> None:
         """Append the exception that a handler raised, and keep it in `failures`."""
-        self.failures.append(error)
+        if not self._closed:
+            self.failures.append(error)
         text = str(error)
         self.add(f"{where}: {type(error).__name__}" + (f": {text}" if text else ""))
 
@@ -92,26 +93,27 @@ class Log(Sequence[str]):
             TimeoutError: the condition did not come true in time; the message holds the log.
         """
         if isinstance(condition, str):
-            text = condition
-            wanted = f"{count} line(s) with {text!r}"
-
-            def met(log: Log) -> object:
-                return sum(text in line for line in log) >= count
+            text, wanted = condition, f"{count} line(s) with {condition!r}"
+            condition = lambda log: sum(text in line for line in log) >= count  # noqa: E731
         else:
-            met, wanted = condition, "the condition"
+            wanted = "the condition"
         deadline = time.monotonic() + timeout
-        while not met(self):
+        while True:
+            seen = len(self)
+            if condition(self):
+                return
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 said = "\n".join(f"  {line}" for line in self) or "  (nothing)"
                 raise TimeoutError(
                     f"The log did not show {wanted} within {timeout:g} s. It says:\n{said}"
                 )
-            self._wait(min(remaining, 0.1))
+            self._wait(seen, min(remaining, 0.1))
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seen: int, seconds: float) -> None:
+        """Wait until there are more lines than were seen; a condition may depend on other things, so not for long."""
         with self._changed:
-            self._changed.wait(seconds)
+            self._changed.wait_for(lambda: len(self._lines) != seen, seconds)
 
     @contextlib.contextmanager
     def capturing(self) -> Iterator[None]:
@@ -139,26 +141,34 @@ class Log(Sequence[str]):
         return f"<Log: {len(self)} lines>"
 
 
-class _Router(logging.Handler):
-    """Send a warning to the log of the server that it comes from, or to where it would have gone without us."""
+def divert(record: logging.LogRecord) -> bool:
+    """Take a warning of a server into its log; return whether it is somebody else's, as a filter of a logger does."""
+    log = _current.get()
+    if log is None or record.levelno < logging.WARNING:
+        return True
+    where = f"{record.name}: {record.getMessage().strip()}"
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None:
+        log.add(where)
+    else:
+        log.fail(where, error)
+    return False
+
+
+class _LastResort(logging.Handler):
+    """What the logging module uses for loggers that nobody has configured: those of the applications."""
+
+    def __init__(self, original: logging.Handler | None) -> None:
+        super().__init__(logging.WARNING)
+        self.original = original
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = _current.get()
-        if log is None:
-            if _LAST_RESORT is not None:
-                _LAST_RESORT.handle(record)
-            return
-        where = f"{record.name}: {record.getMessage().strip()}"
-        error = record.exc_info[1] if record.exc_info else None
-        if error is None:
-            log.add(where)
-        else:
-            log.fail(where, error)
+        if divert(record) and self.original is not None:
+            self.original.handle(record)
 
 
-_LAST_RESORT = logging.lastResort
-ROUTER = _Router(logging.WARNING)
-"""The logging handler that stands in for a library's own one, which would write to the cells."""
+LIBRARIES = ("asyncio", "uvicorn.error", "uvicorn.asgi", "websockets.server")
+"""The loggers on which servers report what their handlers raised, whatever handlers a cell has given to the root logger."""
 
 
 class Capture:
@@ -181,7 +191,10 @@ class Capture:
                     if stream is not None:
                         self._undo.callback(_route(stream))
                 self._undo.callback(setattr, logging, "lastResort", logging.lastResort)
-                logging.lastResort = ROUTER  # type: ignore[assignment]
+                logging.lastResort = _LastResort(logging.lastResort)
+                for logger in map(logging.getLogger, LIBRARIES):
+                    logger.addFilter(divert)
+                    self._undo.callback(logger.removeFilter, divert)
 
     def stop(self) -> None:
         """Count one living server less."""

@@ -35,14 +35,9 @@ class Child:
         command: the program and its arguments.
         name: what to call it in messages.
         env: variables to add to this process's environment.
-
-    Raises:
-        FileNotFoundError: there is no such program.
     """
 
     def __init__(self, command: Sequence[str], *, name: str, env: Mapping[str, str] | None = None) -> None:
-        from .log import Log
-
         self.name = name
         handle, path = tempfile.mkstemp(prefix=f"workbook-{os.getpid()}-", suffix=".log")
         self.log: Log = _file_log(path)
@@ -63,7 +58,7 @@ class Child:
             _children.add(self)
         except BaseException:
             self.stop()
-            os.unlink(path)
+            Path(path).unlink(missing_ok=True)  # by now the guard may have done it
             raise
         finally:
             os.close(handle)
@@ -161,12 +156,15 @@ def _file_log(path: str) -> Log:
                 *complete, self._rest = (self._rest + self._file.read()).split(b"\n")
                 self._lines += [line.decode(errors="replace") for line in complete]
 
-        def _wait(self, seconds: float) -> None:
+        def _wait(self, seen: int, seconds: float) -> None:
             time.sleep(min(seconds, 0.005))
 
         def close(self) -> None:
             self._refresh()
             self._file.close()
+            if self._rest:  # the last words of a process that was cut off
+                self._lines.append(self._rest.decode(errors="replace"))
+                self._rest = b""
 
         def __len__(self) -> int:
             self._refresh()
@@ -188,8 +186,8 @@ def _kill_group(leader: int, process: subprocess.Popen[bytes]) -> None:
 
 def _guard(log_path: str, *command: str) -> int:
     """Run a command until it ends or standard input does, and then delete its log file."""
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is sent to the whole group, of which this is the leader
+    # SIGTERM is sent to the whole group, of which this is the leader. Not SIG_IGN, which the command would inherit.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:

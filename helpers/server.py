@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .background import Background
-from .log import ROUTER, Capture, Log
+from .log import Capture, Log, divert
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -307,10 +307,7 @@ class FlaskServer(Server):
                     log.fail("werkzeug", error)
 
         for logger in self._adopt_socketio():
-            for handler in list(logger.handlers):
-                if type(handler) is not type(ROUTER):
-                    logger.removeHandler(handler)
-            logger.addHandler(ROUTER)
+            logger.addFilter(divert)
 
         self._wsgi = WSGIServer("127.0.0.1", 0, self._application, Handler, **self._options)
         self._wsgi.socket.listen(2048)
