@@ -69,11 +69,14 @@ def enter_namespace() -> None:
     user, group = os.getuid(), os.getgid()
     try:
         unshare(CLONE_NEWNET)
-    except OSError:  # not root, or root in a container: only inside a user namespace, if at all
+        bring_up_loopback()
+        return
+    except OSError:
+        # Not root, or half a root, as in a container: then inside a user namespace, if at all.
         unshare(CLONE_NEWUSER | CLONE_NEWNET)
-        Path("/proc/self/setgroups").write_text("deny")  # the kernel asks for this before gid_map
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    Path("/proc/self/setgroups").write_text("deny")  # the kernel asks for this before gid_map
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
     bring_up_loopback()
 
 
