@@ -38,6 +38,8 @@ if "JUPYTERHUB_SERVICE_PREFIX" not in os.environ:
 
 # The outputs that came with the clone are shown as they were stored: JupyterLab would strip what
 # it has not seen running here. One notebook that cannot be read must not keep the others closed.
+notary = NotebookNotary()
 for path in sorted(clone.glob("notebooks/*.ipynb")):
     with contextlib.suppress(Exception):
-        NotebookNotary().sign(nbformat.read(path, as_version=4))
+        notary.sign(nbformat.read(path, as_version=4))
+notary.store.close()
