@@ -8,6 +8,7 @@ that its handlers raise become lines of its `Log`, and a cell prints that when i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 import threading
@@ -204,25 +205,53 @@ class Capture:
                 self._undo.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Routed:
+    """A stream's `write` for whoever has no log; what a server's thread writes goes into its log."""
+
+    write: Callable[[str], Any]
+
+    def __call__(self, text: str) -> int:
+        log = _current.get()
+        if log is None:
+            return int(self.write(text) or 0)
+        log.write(text)
+        return len(text)
+
+
 def _route(stream: Any) -> Callable[[], None]:
     """Shadow `stream.write` so that a server's threads write into their log; return what takes that back.
 
     The method is shadowed on the object, and `sys.stdout` is not replaced, because handlers of the logging module keep the
-    stream that they were made with.
+    stream that they were made with. IPython shadows it as well, for the time of each cell, and at the end of the cell it puts
+    back what it found at the beginning: what a cell had put there would be gone. So the shadow is a property, of a class made
+    for this one stream, which stays on top of whatever the attribute is set to.
     """
-    original = stream.write
-
-    def write(text: str) -> int:
-        log = _current.get()
-        if log is None:
-            return int(original(text) or 0)
-        log.write(text)
-        return len(text)
-
-    try:
-        stream.write = write
-    except AttributeError:  # a stream written in C keeps its own write
+    if not hasattr(stream, "__dict__"):  # nothing can shadow what it writes
         return lambda: None
+    kind = type(stream)
+
+    def inner(self: Any) -> _Routed:
+        found = self.__dict__.get("write") or kind.write.__get__(self)
+        return found if isinstance(found, _Routed) else _Routed(found)
+
+    def put(self: Any, write: Any) -> None:
+        self.__dict__["write"] = write.write if isinstance(write, _Routed) else write
+
+    shadow = type(kind.__name__, (kind,), {"write": property(inner, put), "__slots__": ()})
+    try:
+        stream.__class__ = shadow
+    except TypeError:  # a stream of a class written in C
+        return _route_attribute(stream)
+
+    def undo() -> None:
+        stream.__class__ = kind
+
+    return undo
+
+
+def _route_attribute(stream: Any) -> Callable[[], None]:
+    stream.write = _Routed(stream.write)
 
     def undo() -> None:
         with contextlib.suppress(AttributeError):

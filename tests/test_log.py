@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -317,3 +317,36 @@ def test_a_stream_replaced_while_a_server_lives_is_no_trouble(
     capture.stop()
     print("still there")
     assert stream.getvalue() == "still there\n"
+
+
+def test_the_route_outlives_the_cell_that_started_the_server(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IPython shadows `write` while a cell runs, and puts back what it found when the cell began."""
+
+    class Stream(io.StringIO):
+        """Written in Python, as the streams of a kernel are."""
+
+    stream = Stream()
+    monkeypatch.setattr(sys, "stdout", stream)
+    capture = Capture()
+
+    def cell(body: Callable[[], None]) -> None:
+        found = stream.write
+        stream.write = lambda text: found(text)  # type: ignore[method-assign]
+        body()
+        stream.write = found  # type: ignore[method-assign]
+
+    def server_prints() -> None:
+        with log.capturing():
+            print("from the server")
+
+    cell(capture.start)
+    server_prints()
+    cell(server_prints)
+    cell(lambda: print("from a cell"))
+    cell(capture.stop)
+    cell(lambda: print("after the server"))
+    assert list(log) == ["from the server"] * 2
+    assert stream.getvalue() == "from a cell\nafter the server\n"
+    assert type(stream) is Stream
