@@ -129,9 +129,18 @@ class Background(Generic[T]):
             coroutine.close()
             raise RuntimeError(
                 f"{self.name} cannot run this: "
-                + ("it has stopped." if not self.running else "write `await` here, you are on its loop.")
+                + (
+                    "it has stopped."
+                    if not self.running
+                    else "write `await` here, you are on its loop."
+                )
             )
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+        async def captured() -> R:  # else it, and every task that it starts, would print into cells
+            with self._log.capturing():
+                return await coroutine
+
+        future = asyncio.run_coroutine_threadsafe(captured(), self.loop)
         try:
             return future.result(timeout)
         except BaseException:
@@ -145,6 +154,8 @@ class Background(Generic[T]):
             TimeoutError: the thread still runs after `timeout` seconds: a call that never returns holds its loop.
         """
         self._ask_to_stop()
+        if threading.current_thread() is self._thread:
+            return  # stopped by what it runs: it ends when that has
         self._thread.join(timeout)
         if self._thread.is_alive():
             raise TimeoutError(

@@ -126,7 +126,14 @@ class _Conversation:
         for frame, body, raw, note in frames.read(data):
             text = _frame(frame, body) if not self.engine else _packet(frame, body)
             yield Message(
-                self.connection, sender, "WebSocket", text + note, raw, self.at, parsed=frame, body=body
+                self.connection,
+                sender,
+                "WebSocket",
+                text + note,
+                raw,
+                self.at,
+                parsed=frame,
+                body=body,
             )
         if frames.error:
             yield self._give_up(sender, frames.rest(), frames.error)
@@ -150,7 +157,9 @@ class _Conversation:
         text = _http(event, body, self.http.engine) + note
         return Message(self.connection, sender, "HTTP", text, raw, self.at, parsed=event, body=body)
 
-    def _message(self, sender: Peer, protocol: Literal["TCP"], summary: str, data: bytes) -> Message:
+    def _message(
+        self, sender: Peer, protocol: Literal["TCP"], summary: str, data: bytes
+    ) -> Message:
         return Message(self.connection, sender, protocol, summary, data, self.at)
 
     def _give_up(self, sender: Peer, data: bytes, why: str) -> Message:
@@ -191,8 +200,11 @@ class _Http:
             ear.receive_data(data)
             while True:
                 event = ear.next_event()
-                if event in (h11.NEED_DATA, h11.PAUSED) or isinstance(event, h11.ConnectionClosed):
+                if event is h11.NEED_DATA or event is h11.PAUSED:
                     break
+                if isinstance(event, h11.ConnectionClosed):
+                    break
+                assert isinstance(event, h11.Event)
                 if not self.failed:
                     mouth.send(event)
                 yield from self._hear(sender, event)

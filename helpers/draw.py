@@ -55,11 +55,15 @@ def ladder(
     shown = [
         message
         for message in messages
-        if connection in (None, message.connection) and (tcp or message.protocol != "TCP" or message.data)
+        if connection in (None, message.connection)
+        and (tcp or message.protocol != "TCP" or message.data)
     ]
     several = len({message.connection for message in shown}) > 1
     caption = caption or "A recorded conversation"
-    return Drawing(_ladder_text(shown, caption, several, bytes, width), _ladder_html(shown, caption, several, bytes))
+    return Drawing(
+        _ladder_text(shown, caption, several, bytes, width),
+        _ladder_html(shown, caption, several, bytes),
+    )
 
 
 def _messages(conversation: Tap | Iterable[Chunk] | Sequence[Message]) -> list[Message]:
@@ -71,7 +75,9 @@ def _messages(conversation: Tap | Iterable[Chunk] | Sequence[Message]) -> list[M
     return decode(item for item in items if isinstance(item, Chunk))
 
 
-def _ladder_text(messages: list[Message], caption: str, several: bool, with_bytes: bool, width: int) -> str:
+def _ladder_text(
+    messages: list[Message], caption: str, several: bool, with_bytes: bool, width: int
+) -> str:
     margin = "    " if several else ""
     lines = [caption, f"{margin}{'client':<{width - 4}}{'server':>6}"]
     last = 0
@@ -97,7 +103,7 @@ def _ladder_html(messages: list[Message], caption: str, several: bool, with_byte
     head = (
         (f'<th scope="col" style="{_CELL}">connection</th>' if several else "")
         + f'<th scope="col" style="{_CELL};min-width:34em"><span style="display:flex;justify-content:space-between">'
-        + '<span>client</span><span>server</span></span></th>'
+        + "<span>client</span><span>server</span></span></th>"
         + f'<th scope="col" style="{_CELL}">protocol</th><th scope="col" style="{_NUMBER}">bytes</th>'
     )
     rows = []
@@ -159,10 +165,13 @@ def table(rows: Sequence[Mapping[str, object]], *, caption: str = "") -> Drawing
 
     def text(line: list[str]) -> str:
         pairs = zip(columns, line, widths, strict=True)
-        return "  ".join(f"{c:>{w}}" if numeric[name] else f"{c:<{w}}" for name, c, w in pairs).rstrip()
+        return "  ".join(
+            f"{c:>{w}}" if numeric[name] else f"{c:<{w}}" for name, c, w in pairs
+        ).rstrip()
 
     head = "".join(
-        f'<th scope="col" style="{_NUMBER if numeric[c] else _CELL}">{html.escape(c)}</th>' for c in columns
+        f'<th scope="col" style="{_NUMBER if numeric[c] else _CELL}">{html.escape(c)}</th>'
+        for c in columns
     )
     body = [
         "<tr>"
@@ -194,7 +203,10 @@ def chart(values: Mapping[str, float | Mapping[str, float]], *, unit: str, capti
     bars: list[tuple[str, str, float]] = []
     for label, value in values.items():
         if isinstance(value, Mapping):
-            bars += [(label if i == 0 else "", series, number) for i, (series, number) in enumerate(value.items())]
+            bars += [
+                (label if i == 0 else "", series, number)
+                for i, (series, number) in enumerate(value.items())
+            ]
         else:
             bars.append((label, "", value))
     if not bars or min(number for *_, number in bars) < 0:

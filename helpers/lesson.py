@@ -13,7 +13,9 @@ class Prediction:
 
     def __init__(self, question: str, options: Sequence[object]) -> None:
         if len(options) < 2 or len({str(option) for option in options}) < len(options):
-            raise ValueError(f"A prediction needs two or more different options, not {list(options)!r}.")
+            raise ValueError(
+                f"A prediction needs two or more different options, not {list(options)!r}."
+            )
         self.question = question
         self.options = [str(option) for option in options]
 
@@ -27,12 +29,17 @@ class Prediction:
             AssertionError: the answer is none of the options, so the question was wrong.
         """
         if str(answer) not in self.options:
-            raise AssertionError(f"The answer {str(answer)!r} is none of the options {self.options}.")
+            raise AssertionError(
+                f"The answer {str(answer)!r} is none of the options {self.options}."
+            )
         letter = string.ascii_uppercase[self.options.index(str(answer))]
         print(f"{letter}: {answer}")
 
     def __repr__(self) -> str:
-        options = (f"  {letter}: {option}" for letter, option in zip(string.ascii_uppercase, self.options, strict=False))
+        options = (
+            f"  {letter}: {option}"
+            for letter, option in zip(string.ascii_uppercase, self.options, strict=False)
+        )
         return "\n".join([f"Predict: {self.question}", *options])
 
     def _repr_html_(self) -> str:
@@ -106,7 +113,9 @@ class expect:  # reads as a word of the language: with expect(TimeoutError):
             return False
         found = code_of(error)
         if self.code is not None and found != self.code:
-            raise AssertionError(f"This block had to raise {wanted}; the code was {found}.") from error
+            raise AssertionError(
+                f"This block had to raise {wanted}; the code was {found}."
+            ) from error
         self.error = error
         print(type(error).__name__ + ("" if found is None else f" {found}"))
         return True
@@ -114,10 +123,16 @@ class expect:  # reads as a word of the language: with expect(TimeoutError):
 
 def code_of(error: BaseException) -> int | None:
     """Return the number that a protocol gave an error: a close code, an HTTP status or an errno, or None."""
-    if hasattr(error, "rcvd"):  # websockets: the close frame that was received; 1006 says that there was none (RFC 6455, 7.1.5)
+    if hasattr(
+        error, "rcvd"
+    ):  # websockets: the close frame that was received; 1006 says that there was none (RFC 6455, 7.1.5)
         return int(error.rcvd.code) if error.rcvd is not None else 1006
     response = getattr(error, "response", None)
-    for value in (getattr(response, "status_code", None), getattr(error, "code", None), getattr(error, "errno", None)):
+    for value in (
+        getattr(response, "status_code", None),
+        getattr(error, "code", None),
+        getattr(error, "errno", None),
+    ):
         if isinstance(value, int):
             return int(value)
     return None

@@ -125,6 +125,10 @@ class Log(Sequence[str]):
         finally:
             _current.reset(token)
 
+    def is_current(self) -> bool:
+        """Return whether the current thread or task runs for the server of this log."""
+        return _current.get() is self
+
     def __len__(self) -> int:
         return len(self._lines)
 
@@ -173,36 +177,34 @@ LIBRARIES = ("asyncio", "uvicorn.error", "uvicorn.asgi", "websockets.server")
 
 
 class Capture:
-    """While any server lives, send what its threads print and log to its own log.
+    """Send what the threads of servers print and log to their own logs.
 
-    The first `start` puts the routes in place and the last `stop` removes them, so that a kernel without servers is as it was.
+    `start` puts the routes in place and `stop` removes them, so that a kernel without servers is as it was. Both can be called
+    again and again.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._servers = 0
-        self._undo = contextlib.ExitStack()
+        self._undo: contextlib.ExitStack | None = None
 
     def start(self) -> None:
-        """Count one more living server."""
-        with self._lock:
-            self._servers += 1
-            if self._servers == 1:
-                for stream in (sys.stdout, sys.stderr):
-                    if stream is not None:
-                        self._undo.callback(_route(stream))
-                self._undo.callback(setattr, logging, "lastResort", logging.lastResort)
-                logging.lastResort = _LastResort(logging.lastResort)
-                for logger in map(logging.getLogger, LIBRARIES):
-                    logger.addFilter(divert)
-                    self._undo.callback(logger.removeFilter, divert)
+        """Put the routes in place, if they are not."""
+        if self._undo is not None:
+            return
+        self._undo = contextlib.ExitStack()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                self._undo.callback(_route(stream))
+        self._undo.callback(setattr, logging, "lastResort", logging.lastResort)
+        logging.lastResort = _LastResort(logging.lastResort)
+        for logger in map(logging.getLogger, LIBRARIES):
+            logger.addFilter(divert)
+            self._undo.callback(logger.removeFilter, divert)
 
     def stop(self) -> None:
-        """Count one living server less."""
-        with self._lock:
-            self._servers -= 1
-            if self._servers == 0:
-                self._undo.close()
+        """Remove the routes."""
+        if self._undo is not None:
+            self._undo.close()
+            self._undo = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,13 +37,20 @@ class Child:
         env: variables to add to this process's environment.
     """
 
-    def __init__(self, command: Sequence[str], *, name: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], *, name: str, env: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         handle, path = tempfile.mkstemp(prefix=f"workbook-{os.getpid()}-", suffix=".log")
         self.log: Log = _file_log(path)
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **(env or {})}
+        variables = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+            **(env or {}),
+        }
         guard = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), path]
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -94,7 +101,9 @@ class Child:
                     f"The end of its log:\n{self.tail()}"
                 )
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name} was not ready within {timeout:g} s. The end of its log:\n{self.tail()}")
+                raise TimeoutError(
+                    f"{self.name} was not ready within {timeout:g} s. The end of its log:\n{self.tail()}"
+                )
             time.sleep(0.005)
 
     def tail(self, lines: int = 20) -> str:

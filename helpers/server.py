@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .background import Background
@@ -104,7 +104,9 @@ class Server:
             TimeoutError: there was no result in time; the coroutine has been cancelled.
         """
         coroutine.close()
-        raise RuntimeError(f"{self.name} is {self.kind}: there is no event loop to run a coroutine on.")
+        raise RuntimeError(
+            f"{self.name} is {self.kind}: there is no event loop to run a coroutine on."
+        )
 
     def wait_for(
         self, condition: str | Callable[[Log], object], *, count: int = 1, timeout: float = 5.0
@@ -113,14 +115,21 @@ class Server:
         self.log.wait_for(condition, count=count, timeout=timeout)
 
     def stop(self) -> None:
-        """Close every connection and stop serving. Stopping twice is safe."""
+        """Close every connection and stop serving. Stopping twice is safe.
+
+        Raises:
+            TimeoutError: a handler that blocks holds the server; it ends with the kernel, and its name is free.
+        """
         with self._stop_lock:
             if self.running:
-                self.running = False
                 try:
                     self._close()
-                finally:
+                except KeyboardInterrupt:  # so that the next stop goes on from here
+                    raise
+                except BaseException:
                     _forget(self)
+                    raise
+                _forget(self)
 
     def _open(self, timeout: float) -> None:
         raise NotImplementedError
@@ -156,7 +165,10 @@ class _LoopServer(Server):
             listener.setblocking(False)
             self.port = listener.getsockname()[1]
             self._background = Background(
-                self._serving(listener), name=f"{self.kind} {self.name!r}", log=self.log, timeout=timeout
+                self._serving(listener),
+                name=f"{self.kind} {self.name!r}",
+                log=self.log,
+                timeout=timeout,
             )
         except BaseException:
             listener.close()
@@ -180,7 +192,9 @@ class AsgiServer(_LoopServer):
 
     kind = "an ASGI application on uvicorn"
 
-    def __init__(self, application: Callable[..., Awaitable[None]], name: str, options: dict[str, Any]):
+    def __init__(
+        self, application: Callable[..., Awaitable[None]], name: str, options: dict[str, Any]
+    ):
         super().__init__(name)
         self._application = application
         self._options = options
@@ -235,7 +249,10 @@ class WebSocketsServer(_LoopServer):
     kind = "a websockets server"
 
     def __init__(
-        self, handler: Callable[[ServerConnection], Awaitable[None]], name: str, options: dict[str, Any]
+        self,
+        handler: Callable[[ServerConnection], Awaitable[None]],
+        name: str,
+        options: dict[str, Any],
     ) -> None:
         super().__init__(name)
         self._handler = handler
@@ -273,6 +290,7 @@ class FlaskServer(Server):
         self._halt = threading.Event()
         self._tracked = _Tracked()
         self._thread: threading.Thread | None = None
+        self._wsgi: Any = None
         if self._socketio is not None and self._socketio.async_mode != "threading":
             raise ValueError(
                 f"The SocketIO of {name!r} runs in {self._socketio.async_mode!r} mode, which replaces parts of Python in the "
@@ -298,13 +316,18 @@ class FlaskServer(Server):
 
         class WSGIServer(ThreadedWSGIServer):
             def process_request_thread(self, request: Any, client_address: Any) -> None:
-                with log.capturing(), tracked.connection(request):
+                with log.capturing(), tracked.thread(request):
                     super().process_request_thread(request, client_address)
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 error = sys.exception()
                 if error is not None and not isinstance(error, ConnectionError):
                     log.fail("werkzeug", error)
+
+            def log(self, type: str, message: str, *args: Any) -> None:
+                self.handle_error(
+                    None, None
+                )  # a stream that fails midway, whose traceback would go to the cells
 
         for logger in self._adopt_socketio():
             logger.addFilter(divert)
@@ -313,13 +336,12 @@ class FlaskServer(Server):
         self._wsgi.socket.listen(2048)
         self.port = self._wsgi.port
         self._thread = threading.Thread(
-            target=self._wsgi.serve_forever, args=(0.005,), name=f"{self.kind} {self.name!r}", daemon=True
+            target=self._wsgi.serve_forever,
+            args=(0.005,),
+            name=f"{self.kind} {self.name!r}",
+            daemon=True,
         )
-        try:
-            self._thread.start()
-        except BaseException:
-            self._wsgi.server_close()
-            raise
+        self._thread.start()
 
     def _adopt_socketio(self) -> list[Any]:
         """Give the SocketIO object threads that write to the log and sleeps that end when the server stops."""
@@ -329,11 +351,11 @@ class FlaskServer(Server):
         if self._socketio is None or self._socketio.server is None:
             return loggers
         engine = self._socketio.server.eio
-        log, halt, thread = self.log, self._halt, engine._async["thread"]
+        log, halt, tracked, thread = self.log, self._halt, self._tracked, engine._async["thread"]
 
         def start_background_task(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             def logged() -> None:
-                with log.capturing():
+                with log.capturing(), tracked.thread():
                     try:
                         target(*args, **kwargs)
                     except Exception as error:
@@ -343,35 +365,48 @@ class FlaskServer(Server):
             task.start()
             return task
 
+        def sleep(seconds: float = 0) -> None:
+            # The thread that pings a client sleeps for ping_interval, 25 s, also after the client has gone; and an
+            # application's own task sleeps and emits for ever. Both end here when the server does.
+            if halt.wait(seconds) and log.is_current():
+                raise SystemExit
+
         engine.start_background_task = start_background_task
-        # The thread that pings a client sleeps for ping_interval, 25 s, also after the client has gone.
-        engine.sleep = lambda seconds=0: halt.wait(seconds)
+        engine.sleep = sleep
         return [*loggers, engine.logger, self._socketio.server.logger]
 
     def _close(self) -> None:
         self._halt.set()
-        if self._socketio is not None and self._socketio.server is not None:
-            engine = self._socketio.server.eio
-            for client in list(engine.sockets.values()):
-                with contextlib.suppress(Exception):
-                    client.close(wait=False, abort=True, reason=engine.reason.SERVER_DISCONNECT)
-            self._socketio.server.shutdown()
-            engine.start_service_task = True  # so that the same application can be served again
-            engine.service_task_event = None
         if self._thread is not None and self._thread.is_alive():
             self._wsgi.shutdown()
             self._thread.join(5)
-        self._tracked.close(GRACE)
+        if self._wsgi is not None:
+            self._wsgi.server_close()
+        if self._socketio is not None and self._socketio.server is not None:
+            engine = self._socketio.server.eio
+            with self.log.capturing():  # this runs the application's handler of disconnects
+                for client in list(engine.sockets.values()):
+                    with contextlib.suppress(Exception):
+                        client.close(wait=False, reason=engine.reason.SERVER_DISCONNECT)
+            self._socketio.server.shutdown()
+            engine.sockets.clear()
+            engine.start_service_task = True  # so that the same application can be served again
+            engine.service_task_event = None
+        if not self._tracked.end():
+            raise TimeoutError(
+                f"{self.name} did not stop within {GRACE:g} s: a handler of it blocks, or a task of it sleeps "
+                "without socketio.sleep(). It ends with the kernel: Kernel > Restart."
+            )
 
 
 class _Tracked:
-    """The open connections of a server that has a thread for each."""
+    """The threads of a server that has one for each connection and each task."""
 
     def __init__(self) -> None:
-        self._threads: dict[threading.Thread, socket.socket] = {}
+        self._threads: dict[threading.Thread, socket.socket | None] = {}
 
     @contextlib.contextmanager
-    def connection(self, request: socket.socket) -> Any:
+    def thread(self, request: socket.socket | None = None) -> Iterator[None]:
         thread = threading.current_thread()
         self._threads[thread] = request
         try:
@@ -379,12 +414,25 @@ class _Tracked:
         finally:
             del self._threads[thread]
 
-    def close(self, grace: float) -> None:
-        deadline = time.monotonic() + grace
-        for thread, request in list(self._threads.items()):
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
+    def end(self) -> bool:
+        """Wait for the threads, and return whether they have ended; a connection does not get as long as a handler."""
+        ended = self._join(STREAM_GRACE)
+        if not ended:
+            for request in list(self._threads.values()):
+                if request is not None:
+                    with contextlib.suppress(OSError):
+                        request.shutdown(socket.SHUT_RDWR)
+            ended = self._join(GRACE)
+        return ended
+
+    def _join(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        others = [
+            thread for thread in list(self._threads) if thread is not threading.current_thread()
+        ]
+        for thread in others:
             thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in others)
 
 
 class ProcessServer(Server):
@@ -407,7 +455,15 @@ class ProcessServer(Server):
     def _open(self, timeout: float) -> None:
         from .process import Child
 
-        command = [sys.executable, "-m", "helpers.server", self._target, self.name, json.dumps(self._options)]
+        program = f"from {__name__} import _main; import sys; _main(*sys.argv[1:])"
+        command = [
+            sys.executable,
+            "-c",
+            program,
+            self._target,
+            self.name,
+            json.dumps(self._options),
+        ]
         self._child = Child(command, name=self.name)
         try:
             self.log = self._child.log
@@ -429,7 +485,12 @@ class ProcessServer(Server):
 
 
 def serve(
-    application: Any, *, name: str | None = None, process: bool = False, timeout: float = 10.0, **options: Any
+    application: Any,
+    *,
+    name: str | None = None,
+    process: bool = False,
+    timeout: float = 10.0,
+    **options: Any,
 ) -> Server:
     """Start a real server for an application and return it when it is ready.
 
@@ -457,10 +518,12 @@ def serve(
     if previous is not None:
         try:
             previous.stop()
-        except TimeoutError as error:  # its port and its loop are lost until the kernel restarts, the name is not
+        except (
+            TimeoutError
+        ) as error:  # its port and its loop are lost until the kernel restarts, the name is not
             server.log.add(str(error))
-    _remember(server)
     try:
+        _remember(server)
         server._open(timeout)
         server.running = True
     except BaseException as error:  # an interrupt of the kernel, too
@@ -470,7 +533,9 @@ def serve(
         if isinstance(error, Exception):
             told = len(server.log) == 0 or server.log[-1] in str(error)
             said = "" if told else f"\nIts log says:\n{server.log}"
-            raise RuntimeError(f"The server {server.name!r} did not start: {error}{said}") from error
+            raise RuntimeError(
+                f"The server {server.name!r} did not start: {error}{said}"
+            ) from error
         raise
     return server
 
@@ -531,13 +596,15 @@ def _remember(server: Server) -> None:
 
 def _forget(server: Server) -> None:
     global _interval_before
+    server.running = False
     with _lock:
         if _servers.get(server.name) is server:
             del _servers[server.name]
-        _capture.stop()
-        if not _servers and _interval_before is not None:
-            sys.setswitchinterval(_interval_before)
-            _interval_before = None
+        if not _servers:
+            _capture.stop()
+            if _interval_before is not None:
+                sys.setswitchinterval(_interval_before)
+                _interval_before = None
 
 
 async def _until(condition: Callable[[], object], seconds: float) -> None:
@@ -558,13 +625,11 @@ def _main(target: str, name: str, options: str) -> None:
     sys.path.insert(0, os.getcwd())
     application = getattr(importlib.import_module(module), attribute)
     server = serve(application, name=name, **json.loads(options))
-    server.log.echo(os.fdopen(os.dup(1), "w"))  # not sys.stdout: what is written there goes to the log
+    server.log.echo(
+        os.fdopen(os.dup(1), "w")
+    )  # not sys.stdout: what is written there goes to the log
     print(f"{_READY}{server.port}", flush=True)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     ended.wait()
     server.stop()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

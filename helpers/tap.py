@@ -139,7 +139,7 @@ class _Side(asyncio.Protocol):
         self.tap = tap
         self.peer: Peer = peer
         self.other = other
-        self.connection = other.connection if other else 0
+        self.connection: int = other.connection if other else 0
         self.ended = False
         self.lost = False
 
