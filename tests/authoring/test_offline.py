@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -106,8 +107,12 @@ def test_a_command_and_its_children_reach_loopback_and_nothing_else(way, tmp_pat
     seen = json.loads(result.stdout)
     child = seen.pop("child")
     assert child == seen  # what holds for the command holds for what it starts
-    name = seen.pop("name")
-    assert name != "done"
+    # Without a network a resolver fails in a way of its own; the audit hook does not ask it.
+    unknown = {
+        "namespace": {socket.EAI_NONAME, socket.EAI_AGAIN},
+        "audit": {errno.ENETUNREACH},
+    }
+    assert seen.pop("name") in unknown[mode]
     assert seen == {
         "mode": mode,
         "proxy": None,
