@@ -1,7 +1,8 @@
 """How long updates take and what they cost, over each transport: real clients in a process of their own, paced by a clock.
 
 A client that shares the interpreter with its server, or with a cell, waits for both: up to five milliseconds a message. So the
-server is one process, the client another, and the kernel only relays what they say to each other and counts it.
+server is one process, the client another, and the kernel only relays what they say to each other. It decodes what it heard
+later, when somebody asks: work beside a run would hold up the relay.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import contextlib
 import html
 import json
 import math
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import httpx
 
     from .apps.updates import Schedule
+    from .decode import Message
+    from .process import Child
+    from .tap import Recording
 
 TRANSPORTS = (
     "polling",
@@ -35,6 +41,9 @@ TRANSPORTS = (
 POLL_INTERVAL = 0.05
 """Seconds between two polls."""
 
+HEADERS = {"User-Agent": "workbook", "Accept-Encoding": "identity"}
+"""What an HTTP client says of itself: the same bytes on every machine, whatever versions and compressions it has."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -43,19 +52,42 @@ class Run:
     transport: str
     latencies: list[float] = field(repr=False)
     """Milliseconds from when each update was due until the client had it, in the order of arrival."""
-    up: int
-    """Bytes from the client, as counted on the wire."""
-    down: int
-    """Bytes from the server."""
-    connections: int
-    """TCP connections that the client opened."""
-    requests: int
-    """HTTP requests, the handshake of a WebSocket included."""
+    recording: Recording = field(repr=False)
+    """Every byte that crossed the wire."""
 
     @property
     def updates(self) -> int:
         """How many updates arrived."""
         return len(self.latencies)
+
+    @property
+    def up(self) -> int:
+        """Bytes from the client, as counted on the wire."""
+        return self.recording.bytes("client")
+
+    @property
+    def down(self) -> int:
+        """Bytes from the server."""
+        return self.recording.bytes("server")
+
+    @property
+    def connections(self) -> int:
+        """TCP connections that the client opened."""
+        return self.recording.connections
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        """What the client and the server said, decoded."""
+        from .decode import decode
+
+        return decode(self.recording)
+
+    @property
+    def requests(self) -> int:
+        """HTTP requests, the handshake of a WebSocket included."""
+        import h11
+
+        return sum(isinstance(message.parsed, h11.Request) for message in self.messages)
 
     @property
     def bytes_per_update(self) -> float:
@@ -129,54 +161,48 @@ def _measure(what: str, transports: Sequence[str], count: int, rate: int) -> dic
         raise ValueError(
             f"{unknown or 'Nothing'} cannot be measured; choose from {list(TRANSPORTS)}."
         )
+    if count < 1 or rate < 1:
+        raise ValueError(
+            f"{count} {what} at {rate} a second cannot be measured; ask for at least 1."
+        )
     runs: dict[str, Run] = {}
     with contextlib.ExitStack() as stack:
+        # The client imports as much as the server does: they start side by side.
+        command = [sys.executable, "-m", "helpers.measure"]
+        client = stack.enter_context(Child(command, name="the measuring client"))
         server = stack.enter_context(
-            serve("helpers.apps.updates:app", name="updates", process=True)
+            serve("helpers.apps.updates:app", name="the measured server", process=True)
         )
         taps = {transport: tap(server) for transport in transports}
         for wire in taps.values():
             stack.callback(wire.stop, 0.0)
-        job = {
-            "what": what,
-            "count": count,
-            "rate": rate,
-            "ports": {t: wire.port for t, wire in taps.items()},
-        }
-        command = [sys.executable, "-m", "helpers.measure", json.dumps(job)]
-        client = stack.enter_context(Child(command, name="the measuring client"))
+        ports = {transport: wire.port for transport, wire in taps.items()}
+        job = {"what": what, "count": count, "rate": rate, "ports": ports}
+        with socket.create_connection(("127.0.0.1", int(_said(client, _READY))), 5) as line:
+            line.sendall(json.dumps(job).encode())
         with progress(
             f"{count:,} {what} over {len(transports)} transports", len(transports)
         ) as done:
             for number, transport in enumerate(transports):
-                latencies = _result(client, timeout=10 + 2 * count / rate)
+                latencies = json.loads(_said(client, _RESULT, 10 + 2 * count / rate))
                 taps[transport].stop()
-                runs[transport] = _run(transport, latencies, taps[transport].recording)
+                runs[transport] = Run(transport, latencies, taps[transport].recording)
                 done(number + 1)
     return runs
 
 
-def _result(client: Any, timeout: float) -> list[float]:
-    found: list[str] = []
+def _said(client: Child, start: str, timeout: float = 10.0) -> str:
+    """Wait for a line of the client that starts with a text, and return the rest of it."""
+    lines: list[str] = []
 
     def ready() -> bool:
-        line = client.log.take(_RESULT)
+        line = client.log.take(start)
         if line is not None:
-            found.append(line.removeprefix(_RESULT))
-        return bool(found)
+            lines.append(line.removeprefix(start))
+        return bool(lines)
 
     client.wait_until(ready, timeout)
-    return [float(value) for value in json.loads(found[0])]
-
-
-def _run(transport: str, latencies: list[float], recording: Any) -> Run:
-    import h11
-
-    from .decode import decode
-
-    requests = sum(isinstance(message.parsed, h11.Request) for message in decode(recording))
-    up, down = recording.bytes("client"), recording.bytes("server")
-    return Run(transport, latencies, up, down, recording.connections, requests)
+    return lines[0]
 
 
 @contextlib.contextmanager
@@ -208,36 +234,43 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
             "text/html": f"{bar} {html.escape(label)}: {done} of {total}",
         }
 
-    handle = display(bundle(0), raw=True, display_id=True)
+    handle: Any = display(bundle(0), raw=True, display_id=True)
     yield lambda done: handle.update(bundle(done), raw=True)
 
 
 # What follows runs in the client's process.
 
+_READY = "ready on port "
 _RESULT = "result "
 
 
-def _main(job: dict[str, Any]) -> None:
+def _main() -> None:
+    # Everything now, and nothing while the clock runs.
+    import httpx  # noqa: F401
+    import socketio  # noqa: F401
+    import websocket  # noqa: F401
+    import websockets.sync.client  # noqa: F401
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(f"{_READY}{listener.getsockname()[1]}", flush=True)
+        line, _ = listener.accept()
+    with line, line.makefile() as text:
+        job = json.load(text)
+    sys.setswitchinterval(0.0005)  # who talks and who listens here are two threads
+    for transport, port in job["ports"].items():
+        latencies = _run(transport, port, job)
+        print(_RESULT + json.dumps([round(latency, 3) for latency in latencies]), flush=True)
+
+
+def _run(transport: str, port: int, job: dict[str, Any]) -> list[float]:
     from .apps.updates import Schedule
 
-    clients = {
-        "polling": _polls("/poll", POLL_INTERVAL),
-        "long polling": _polls("/long-poll", 0),
-        "SSE": _sse,
-        "WebSocket": _websocket,
-        "Socket.IO on polling": _socketio("polling"),
-        "Socket.IO on websocket": _socketio("websocket"),
-    }
-    for transport, port in job["ports"].items():
-        start = time.monotonic_ns() + 100_000_000  # time to connect
-        schedule = Schedule(start, job["rate"], job["count"])
-        arrivals = clients[transport](port, schedule, job["what"] == "round trips")
-        if len(arrivals) != schedule.count:
-            raise RuntimeError(
-                f"{len(arrivals)} of {schedule.count} updates arrived over {transport}."
-            )
-        latencies = [1e3 * (at - schedule.when(number)) for number, at in enumerate(arrivals)]
-        print(_RESULT + json.dumps([round(latency, 3) for latency in latencies]), flush=True)
+    start = time.monotonic_ns() + 100_000_000  # time to connect
+    schedule = Schedule(start, job["rate"], job["count"])
+    arrivals = _CLIENTS[transport](port, schedule, job["what"] == "round trips")
+    if len(arrivals) != schedule.count:
+        raise RuntimeError(f"{len(arrivals)} of {schedule.count} updates arrived over {transport}.")
+    return [1e3 * (at - schedule.when(number)) for number, at in enumerate(arrivals)]
 
 
 def _query(schedule: Schedule) -> str:
@@ -251,7 +284,7 @@ def _client(port: int) -> httpx.Client:
         base_url=f"http://127.0.0.1:{port}",
         trust_env=False,
         timeout=10,
-        headers={"User-Agent": "workbook"},
+        headers=HEADERS,
     )
 
 
@@ -276,7 +309,7 @@ def _posting(port: int, schedule: Schedule, wanted: bool) -> Iterator[str]:
     if not wanted:
         yield _query(schedule)
         return
-    name = f"client={schedule.start}&count={schedule.count}"
+    name = f"client={schedule.start:020d}&count={schedule.count}"
     with (
         _client(port) as http,
         _saying(schedule, lambda text: http.post(f"/say?{name}", content=text)),
@@ -301,11 +334,14 @@ def _polls(path: str, interval: float) -> Callable[[int, Schedule, bool], list[f
 
 def _sse(port: int, schedule: Schedule, echo: bool) -> list[float]:
     arrivals: list[float] = []
-    with _posting(port, schedule, echo) as query, _client(port) as http:
-        with http.stream("GET", f"/sse?{query}") as response:
-            for line in response.iter_lines():
-                if line.startswith("data:"):
-                    arrivals.append(time.monotonic())
+    with (
+        _posting(port, schedule, echo) as query,
+        _client(port) as http,
+        http.stream("GET", f"/sse?{query}") as response,
+    ):
+        for line in response.iter_lines():
+            if line.startswith("data:"):
+                arrivals.append(time.monotonic())
     return arrivals
 
 
@@ -314,24 +350,27 @@ def _websocket(port: int, schedule: Schedule, echo: bool) -> list[float]:
 
     arrivals: list[float] = []
     url = f"ws://127.0.0.1:{port}/" + ("" if echo else f"?{_query(schedule)}")
-    with connect(url, compression=None, proxy=None, user_agent_header=None) as connection:
-        with _saying(schedule, connection.send) if echo else contextlib.nullcontext():
-            while len(arrivals) < schedule.count:
-                connection.recv(timeout=10)
-                arrivals.append(time.monotonic())
+    with (
+        connect(url, compression=None, proxy=None, user_agent_header=None) as connection,
+        _saying(schedule, connection.send) if echo else contextlib.nullcontext(),
+    ):
+        while len(arrivals) < schedule.count:
+            connection.recv(timeout=10)
+            arrivals.append(time.monotonic())
     return arrivals
 
 
 def _socketio(transport: str) -> Callable[[int, Schedule, bool], list[float]]:
     def client(port: int, schedule: Schedule, echo: bool) -> list[float]:
+        import requests
         import socketio
-        from engineio.payload import Payload
 
-        # A poll brings what has gathered, and by default the client refuses an answer with more than 16 packets and hangs up.
-        Payload.max_decode_packets = schedule.count
         arrivals: list[float] = []
         complete, ended = threading.Event(), threading.Event()
-        connection = socketio.Client(handle_sigint=False, reconnection=False)
+        http = requests.Session()
+        http.trust_env = False
+        http.headers.update(HEADERS)
+        connection = socketio.Client(handle_sigint=False, reconnection=False, http_session=http)
 
         def on_update(_: str) -> None:
             arrivals.append(time.monotonic())
@@ -352,10 +391,21 @@ def _socketio(transport: str) -> Callable[[int, Schedule, bool], list[float]]:
         if not ended.wait(patience):
             raise TimeoutError(f"The server did not end the connection over {transport}.")
         connection.eio.wait()
+        http.close()
         return arrivals
 
     return client
 
 
+_CLIENTS = {
+    "polling": _polls("/poll", POLL_INTERVAL),
+    "long polling": _polls("/long-poll", 0),
+    "SSE": _sse,
+    "WebSocket": _websocket,
+    "Socket.IO on polling": _socketio("polling"),
+    "Socket.IO on websocket": _socketio("websocket"),
+}
+
+
 if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))
+    _main()

@@ -1,7 +1,7 @@
 """The same updates over six transports, from one ASGI application.
 
-An update is due at a time that its number and a schedule fix, so the application keeps no state for them: whatever the transport,
-it sends what is due and not yet sent. What clients say is kept in an inbox for each, and comes back over the same transport.
+An update is due at a time that its number and a schedule fix, so the application keeps no state for them: over any transport it
+sends what is due and not yet sent. What clients say is kept in an inbox for each, and comes back over the same transport.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import socketio
+from engineio.payload import Payload
+
+# On polling, what has gathered goes out together. By default both sides refuse more than 16 packets at once, and hang up.
+Payload.max_decode_packets = 10_000
 
 
 @dataclass(frozen=True)
@@ -159,10 +163,6 @@ async def plain(scope: Any, receive: Any, send: Any) -> None:
         await websocket(scope, receive, send)
 
 
-sio = socketio.AsyncServer(async_mode="asgi", http_compression=False)
-
-
-@sio.event
 async def subscribe(sid: str, query: dict[str, str]) -> None:
     """Send the updates of a schedule to one client."""
     async for number in _schedule(query).numbers():
@@ -170,16 +170,17 @@ async def subscribe(sid: str, query: dict[str, str]) -> None:
     await sio.disconnect(sid)
 
 
-@sio.event
 async def leave(sid: str) -> None:
     """Let a client go: one that leaves by itself while a poll is held waits for that poll, 25 s at most."""
     await sio.disconnect(sid)
 
 
-@sio.event
 async def say(sid: str, text: str) -> None:
     """Send back what a client says."""
     await sio.emit("update", text, to=sid)
 
 
+sio = socketio.AsyncServer(async_mode="asgi", http_compression=False)
+for handler in (subscribe, say, leave):
+    sio.on(handler.__name__, handler)
 app = socketio.ASGIApp(sio, other_asgi_app=plain)
