@@ -74,9 +74,8 @@ class Background(Generic[T]):
                 with asyncio.Runner() as runner:
                     runner.run(self._live())
             except BaseException as error:
-                if isinstance(error, SystemExit):
-                    error = RuntimeError(f"{self.name} gave up with exit status {error.code}.")
                 if self._ready.done():
+                    self._log.fail(self.name, error)
                     self._ended.set_exception(error)
                 else:
                     self._ready.set_exception(error)
@@ -89,7 +88,8 @@ class Background(Generic[T]):
         self._wake = asyncio.Event()
         if self._stopping.is_set():  # interrupted before the loop ran
             raise RuntimeError(f"{self.name} was stopped before it was ready.")
-        entering = asyncio.ensure_future(self._resource.__aenter__())
+        self.loop.set_exception_handler(self._unheard)
+        entering = asyncio.ensure_future(self._enter())
         waking = asyncio.ensure_future(self._wake.wait())
         await asyncio.wait({entering, waking}, return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():
@@ -102,6 +102,20 @@ class Background(Generic[T]):
             await waking
         finally:
             await self._resource.__aexit__(None, None, None)
+
+    async def _enter(self) -> T:
+        try:
+            return await self._resource.__aenter__()
+        except SystemExit as error:  # it would end the loop and stay in its task, unread
+            raise RuntimeError(f"{self.name} gave up with exit status {error.code}.") from error
+
+    def _unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what nobody awaits, from whatever thread asyncio finds it."""
+        error, message = context.get("exception"), f"asyncio: {context['message']}"
+        if error is None:
+            self._log.add(message)
+        else:
+            self._log.fail(message, error)
 
     def _ask_to_stop(self) -> None:
         self._stopping.set()

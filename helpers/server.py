@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .background import Background
@@ -260,21 +260,44 @@ class WebSocketsServer(_LoopServer):
 
     @contextlib.asynccontextmanager
     async def _serving(self, listener: socket.socket) -> AsyncIterator[None]:
+        from websockets.asyncio.server import ServerConnection
         from websockets.asyncio.server import serve as websockets_serve
+        from websockets.protocol import State
+
+        connections: set[ServerConnection] = set()  # the library forgets those that say nothing
+
+        class Connection(ServerConnection):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                connections.add(self)
+                super().connection_made(transport)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                connections.discard(self)
+                super().connection_lost(exc)
 
         # No version of Python or of the library in the handshake, and frames that a person can read.
-        settings = {"compression": None, "server_header": None, **self._options}
+        settings = {
+            "compression": None,
+            "server_header": None,
+            "create_connection": Connection,
+            **self._options,
+        }
         server = await websockets_serve(self._handler, sock=listener, **settings)
         try:
             yield
         finally:
             closing = asyncio.ensure_future(server.wait_closed())
             server.close()
+            self._abort(c for c in connections if c.state is State.CONNECTING)
             await asyncio.wait({closing}, timeout=GRACE)
             if not closing.done():  # a client that does not answer, or a handler that does not end
-                for connection in server.connections:
-                    connection.transport.abort()
+                self._abort(connections)
                 closing.cancel()
+
+    def _abort(self, connections: Iterable[ServerConnection]) -> None:
+        for connection in list(connections):
+            self.log.close()  # else each would be a failed handshake
+            connection.transport.abort()
 
 
 class FlaskServer(Server):
@@ -300,11 +323,16 @@ class FlaskServer(Server):
     def _open(self, timeout: float) -> None:
         from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-        log, tracked = self.log, self._tracked
+        log, halt, tracked = self.log, self._halt, self._tracked
 
         class Handler(WSGIRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
+
+            def run_wsgi(self) -> None:
+                # The end of the connection ends half a request, too, which then looks like a whole one.
+                if not halt.is_set():
+                    super().run_wsgi()
 
             def connection_dropped(self, error: BaseException, environ: object = None) -> None:
                 # After a WebSocket Werkzeug would read the next frames as an HTTP request: each disconnect takes 3 s.
@@ -315,6 +343,16 @@ class FlaskServer(Server):
                     log.add(message % args if args else message)
 
         class WSGIServer(ThreadedWSGIServer):
+            def accept_until_halt(self) -> None:
+                # Not shutdown(): an interrupt may come before the thread has begun, which it would wait for. The socket may
+                # even be closed by then (ValueError).
+                with contextlib.suppress(SystemExit, ValueError):
+                    self.serve_forever(0.005)
+
+            def service_actions(self) -> None:
+                if halt.is_set():
+                    raise SystemExit
+
             def process_request_thread(self, request: Any, client_address: Any) -> None:
                 with log.capturing(), tracked.thread(request):
                     super().process_request_thread(request, client_address)
@@ -336,8 +374,7 @@ class FlaskServer(Server):
         self._wsgi.socket.listen(2048)
         self.port = self._wsgi.port
         self._thread = threading.Thread(
-            target=self._wsgi.serve_forever,
-            args=(0.005,),
+            target=self._wsgi.accept_until_halt,
             name=f"{self.kind} {self.name!r}",
             daemon=True,
         )
@@ -355,7 +392,7 @@ class FlaskServer(Server):
 
         def start_background_task(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             def logged() -> None:
-                with log.capturing(), tracked.thread():
+                with log.capturing(), tracked.thread(), contextlib.suppress(SystemExit):
                     try:
                         target(*args, **kwargs)
                     except Exception as error:
@@ -378,7 +415,6 @@ class FlaskServer(Server):
     def _close(self) -> None:
         self._halt.set()
         if self._thread is not None and self._thread.is_alive():
-            self._wsgi.shutdown()
             self._thread.join(5)
         if self._wsgi is not None:
             self._wsgi.server_close()
@@ -387,7 +423,8 @@ class FlaskServer(Server):
             with self.log.capturing():  # this runs the application's handler of disconnects
                 for client in list(engine.sockets.values()):
                     with contextlib.suppress(Exception):
-                        client.close(wait=False, reason=engine.reason.SERVER_DISCONNECT)
+                        # No last packet: it may keep a thread of python-engineio's client waiting for 30 s.
+                        client.close(wait=False, abort=True, reason=engine.reason.SERVER_DISCONNECT)
             self._socketio.server.shutdown()
             engine.sockets.clear()
             engine.start_service_task = True  # so that the same application can be served again
