@@ -74,6 +74,8 @@ class Background(Generic[T]):
                 with asyncio.Runner() as runner:
                     runner.run(self._live())
             except BaseException as error:
+                if isinstance(error, SystemExit):  # nobody who stops a server wants to exit
+                    error = RuntimeError(f"{self.name} gave up with exit status {error.code}.")
                 if self._ready.done():
                     self._log.fail(self.name, error)
                     self._ended.set_exception(error)

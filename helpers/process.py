@@ -141,9 +141,10 @@ class Child:
 
 
 def stop_all() -> None:
-    """Stop every child of this process."""
-    for child in list(_children):
-        child.stop()
+    """Stop every child of this process, also those after one that cannot stop."""
+    with contextlib.ExitStack() as stack:
+        for child in list(_children):
+            stack.callback(child.stop)
 
 
 atexit.register(stop_all)

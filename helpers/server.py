@@ -556,8 +556,8 @@ def serve(
         try:
             previous.stop()
         except (
-            TimeoutError
-        ) as error:  # its port and its loop are lost until the kernel restarts, the name is not
+            Exception
+        ) as error:  # what it holds is lost until the kernel restarts, its name is not
             server.log.add(str(error))
     try:
         _remember(server)
@@ -578,9 +578,10 @@ def serve(
 
 
 def stop_all() -> None:
-    """Stop every server of this kernel."""
-    for server in list(_servers.values()):
-        server.stop()
+    """Stop every server of this kernel, also those after one that cannot stop."""
+    with contextlib.ExitStack() as stack:
+        for server in list(_servers.values()):
+            stack.callback(server.stop)
 
 
 atexit.register(stop_all)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import logging
@@ -451,6 +452,23 @@ def test_the_same_application_can_be_served_again(kind: Kind) -> None:
             assert said() is not False
 
 
+def test_all_stop_also_those_beside_one_that_cannot() -> None:
+    class Stuck(Server):
+        def _close(self) -> None:
+            raise LookupError("cannot stop")
+
+    servers = [start(kind)[0] for kind in KINDS[:1]]
+    stuck = [Stuck("stuck"), Stuck("stuck too")]
+    for server in stuck:
+        server.running = True
+        helpers.server._remember(server)
+    servers.append(serve(Flask("last")))
+    with pytest.raises(LookupError, match="cannot stop"):
+        stop_all()
+    assert [server.running for server in [*servers, *stuck]] == [False] * 4
+    assert helpers.server._servers == {}
+
+
 def test_servers_of_different_names_live_side_by_side(kind: Kind) -> None:
     servers = [serve(kind.application(Act(str(n))), name=str(n)) for n in range(3)]
     assert [kind.ask(server) for server in servers] == ["0", "1", "2"]
@@ -702,6 +720,31 @@ def test_a_handler_that_blocks_for_ever_costs_a_message_and_not_the_name(
         for asker in askers:
             asker.join(DEADLINE)
     assert len(blocked) == 2
+
+
+def test_a_handler_that_exits_ends_its_server_and_says_so(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """asyncio lets a SystemExit end the loop; whoever stops the server must not exit with it."""
+
+    async def handler(connection: Any) -> None:
+        await connection.recv()
+        sys.exit(3)
+
+    gone = "a websockets server 'chat' gave up with exit status 3."
+    first = serve(handler, name="chat")
+    assert over_websocket(first, "hello") == "closed with 1011"
+    first.wait_for(gone)
+    with pytest.raises(RuntimeError, match=gone):
+        first.stop()
+    second = serve(handler, name="chat")
+    assert over_websocket(second, "hello") == "closed with 1011"
+    third, _ = start(WebSockets(), "third")
+    assert WebSockets().ask(third) == "third"
+    assert list(third.log) == [gone]
+    del first, second
+    gc.collect()  # what nobody awaited is found now
+    assert capfd.readouterr() == ("", "")
 
 
 def test_tasks_of_an_application_end_with_its_server() -> None:
