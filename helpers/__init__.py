@@ -9,7 +9,7 @@ from typing import Any
 # one of these modules first would otherwise decide which of the two a notebook gets.
 try:
     from .decode import decode
-    from .draw import chart, ladder, table
+    from .draw import chart, ladder, page, table
     from .lesson import expect, predict
     from .server import serve
     from .tap import tap
@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["chart", "decode", "expect", "ladder", "predict", "serve", "table", "tap"]
+__all__ = ["chart", "decode", "expect", "ladder", "page", "predict", "serve", "table", "tap"]
 
 
 def _let_stop_reach_await() -> None:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from .decode import Chunk, Message, decode
+from .server import Server
 from .tap import Tap
 
 _CELL = "padding:.1em .6em;vertical-align:top;text-align:left"
@@ -141,6 +142,28 @@ def _dump(message: Message) -> list[str]:
     if len(message.data) > len(data):
         lines.append(f"… and {len(message.data) - len(data)} bytes more")
     return lines
+
+
+def page(server: Server, path: str = "/", *, title: str, height: int = 160) -> Drawing:
+    """Show a page of a server in the notebook, and a link that opens it in a tab of its own.
+
+    The page is folded away and loads when it is unfolded: a stored notebook would otherwise call a port where the server of an
+    earlier day no longer listens.
+
+    Args:
+        server: who serves the page.
+        path: the page's path.
+        title: what the page is, in a few words.
+        height: the height of its frame, in pixels.
+    """
+    url = html.escape(server.browser_url(path))
+    name = html.escape(title)
+    markup = (
+        f'<details><summary>Show here: {name}</summary><iframe src="{url}" title="{name}" loading="lazy" width="100%" '
+        f'height="{height}" style="border:{_LINE}"></iframe></details>'
+        f'<a href="{url}" target="_blank" rel="noopener">Open in a tab: {name}</a>'
+    )
+    return Drawing(f"{title}: {server.browser_url(path)}", markup)
 
 
 def table(rows: Sequence[Mapping[str, object]], *, caption: str = "") -> Drawing:

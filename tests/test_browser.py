@@ -70,7 +70,11 @@ def test_the_first_notebook_shows_in_jupyterlab_what_is_stored(user, folder):
         assert seen == [compared(output, replacements) for output in cell.outputs], cell["id"]
         same += bool(cell.outputs)
     assert same >= 10
-    user.until(lambda: len(user.page.frames) > 1)  # the page in the notebook
+    user.page.click("summary:has-text('A page that talks to the server')")
+    served = user.page.frame_locator("iframe[title='A page that talks to the server']")
+    served.locator("input").fill("from a browser")
+    served.locator("button").click()
+    served.get_by_text("The server says: FROM A BROWSER!").wait_for()
     assert user.page.query_selector(".Toastify__toast") is None, "a prompt pops up"
     assert (user.outside, user.faults) == (set(), [])
 

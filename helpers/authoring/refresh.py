@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import re
 import sys
 import time
@@ -118,6 +119,10 @@ def text(notebook: Any) -> str:
 def run(path: Path, timeout: float = 60.0) -> Any:
     """Run a notebook in a fresh kernel and return it with its new outputs."""
     notebook = nbformat.read(path, as_version=4)
+    # Where no set-up has told Python about the clone (conda), the kernel finds `helpers` this way.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     client = NotebookClient(
         notebook,
         timeout=timeout,
