@@ -148,6 +148,17 @@ class Server:
         return f"<{self.name}: {self.kind}, {state}>"
 
 
+async def accept_no_more(listener: socket.socket) -> None:
+    """Let each connection that was accepted come to its protocol, before the server of `asyncio` is closed.
+
+    Closing it at once would leave open what it is accepting (an assertion in asyncio, of which nobody hears).
+    """
+    with contextlib.suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().remove_reader(listener)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 class _LoopServer(Server):
     """A server on an event loop in a thread."""
 
@@ -226,6 +237,7 @@ class AsgiServer(_LoopServer):
         finally:
             # Not server.shutdown(): its fixed sleeps make each stop 200 ms, and it waits for streams that never end.
             ticking.cancel()
+            await accept_no_more(listener)
             for listening in server.servers:
                 listening.close()
             state = server.server_state
@@ -286,6 +298,7 @@ class WebSocketsServer(_LoopServer):
         try:
             yield
         finally:
+            await accept_no_more(listener)
             closing = asyncio.ensure_future(server.wait_closed())
             server.close()
             self._abort(c for c in connections if c.state is State.CONNECTING)

@@ -14,7 +14,7 @@ from typing import Any, overload
 from .background import Background
 from .decode import Chunk, Peer
 from .log import Log
-from .server import Server
+from .server import Server, accept_no_more
 
 SETTLE = 2.0
 """Seconds that `Tap.stop` waits for connections that are still open to come to their end by themselves."""
@@ -120,6 +120,7 @@ class Tap:
         try:
             yield
         finally:
+            await accept_no_more(listener)
             server.close()
             for side in list(self._open):
                 side.abort()

@@ -671,6 +671,21 @@ def test_a_stop_does_not_wait_for_clients_that_never_go(kind: Kind) -> None:
     assert server.log.failures == [], "to be stopped is no failure of the application"
 
 
+def test_a_stop_while_clients_connect_leaves_no_socket(kind: Kind) -> None:
+    """Fifty stops, each while connections are on their way from the system to the server."""
+    stopped = 0
+    started = time.monotonic()
+    for _ in range(50):
+        server, _ = start(kind)
+        with contextlib.ExitStack() as clients:
+            waiting = [clients.enter_context(raw(server)) for _ in range(10)]
+            server.stop()
+            stopped += all(ended(sock) for sock in waiting)
+    gc.collect()  # an unclosed socket warns, and a warning fails the test
+    assert stopped == 50
+    assert time.monotonic() - started < 8, "none may have to be waited for"
+
+
 def test_handlers_may_stop_their_own_server(kind: Kind) -> None:
     server, _ = start(kind)
     with contextlib.suppress(http.client.HTTPException, OSError):
