@@ -42,6 +42,7 @@ class Child:
     ) -> None:
         self.name = name
         handle, path = tempfile.mkstemp(prefix=f"workbook-{os.getpid()}-", suffix=".log")
+        self._log_path = Path(path)
         self.log: Log = _file_log(path)
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -65,7 +66,6 @@ class Child:
             _children.add(self)
         except BaseException:
             self.stop()
-            Path(path).unlink(missing_ok=True)  # by now the guard may have done it
             raise
         finally:
             os.close(handle)
@@ -129,6 +129,7 @@ class Child:
                     _kill_group(process.pid, process)
                 process.wait(timeout)
         self.log.close()
+        self._log_path.unlink(missing_ok=True)  # unless it was killed, the guard has done it
 
     def __enter__(self) -> Child:
         return self
@@ -205,8 +206,12 @@ def _guard(log_path: str, *command: str) -> int:
         os.unlink(log_path)
         return 127
 
+    last = signal.SIGTERM
+
     def lifeline() -> None:
+        nonlocal last
         os.read(0, 1)
+        last = signal.SIGKILL if hasattr(signal, "SIGKILL") else last
         process.terminate()
         try:
             process.wait(2)
@@ -218,7 +223,9 @@ def _guard(log_path: str, *command: str) -> int:
     with contextlib.suppress(OSError):
         os.unlink(log_path)  # whoever wants to read it has it open
     if hasattr(os, "killpg"):
-        os.killpg(0, signal.SIGTERM)  # what the command started and left behind
+        os.killpg(
+            0, last
+        )  # what the command started and left behind, and at the end this guard, too
     return status if status >= 0 else 128 - status
 
 
