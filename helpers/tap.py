@@ -67,6 +67,7 @@ class Tap:
         self.target = target if isinstance(target, int) else target.port
         self.recording = Recording()
         self._open: set[_Side] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
         self._quiet = threading.Event()
         self._quiet.set()
         # IPPROTO_TCP, or asyncio leaves Nagle's algorithm on.
@@ -93,6 +94,8 @@ class Tap:
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until no connection is open, and return whether that came true within `timeout` seconds."""
+        if self._background.running:
+            self._background.run(_some_turns())
         return self._quiet.wait(timeout)
 
     def stop(self, timeout: float = SETTLE) -> None:
@@ -122,9 +125,11 @@ class Tap:
         finally:
             await accept_no_more(listener)
             server.close()
-            for side in list(self._open):
-                side.abort()
-            while self._open:  # each abort calls connection_lost in the loop's next turn
+            while (
+                self._open or self._connecting
+            ):  # each abort calls connection_lost in the loop's next turn
+                for side in list(self._open):
+                    side.abort()
                 await asyncio.sleep(0)
 
     def _note(self, connection: int, sender: Peer, data: bytes, end: Any = "") -> None:
@@ -153,10 +158,14 @@ class _Side(asyncio.Protocol):
             self.tap.recording.connections += 1
             self.connection = self.tap.recording.connections
             transport.pause_reading()
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            connecting = asyncio.get_running_loop().create_task(self._connect())
+            self.tap._connecting.add(connecting)
+            connecting.add_done_callback(self.tap._connecting.discard)
         elif self.other is not None:
             self.other.other = self
             self.other.transport.resume_reading()
+            if self.other.lost:
+                self.abort()
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -211,6 +220,12 @@ class _Side(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self.other is not None and not self.other.lost:
             self.other.transport.resume_reading()
+
+
+async def _some_turns() -> None:
+    """Let the loop accept the connections that the system already has."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def tap(target: Server | int) -> Tap:

@@ -32,6 +32,7 @@ import helpers.server
 from helpers import serve
 from helpers.background import Background
 from helpers.server import Server, stop_all
+from helpers.tap import Tap
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,7 +88,7 @@ class Kind:
     )
 
 
-def over_http(server: Server, word: str) -> str:
+def over_http(server: Server | Tap, word: str) -> str:
     client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
     try:
         client.request("GET", f"/{word}")
