@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import h11
 from websockets.exceptions import ProtocolError
@@ -92,20 +92,14 @@ class _Conversation:
         self.at = chunk.at
         if chunk.end:
             if self.http is not None and chunk.end == "FIN" and chunk.sender not in self.lost:
-                for found in self.http.read(chunk.sender, b""):
-                    yield self._http(chunk.sender, *found)
+                yield from self._speak(self.http, chunk.sender, b"")
             yield self._message(chunk.sender, "TCP", _END[chunk.end], b"")
             return
         if chunk.sender in self.lost:
             yield self._message(chunk.sender, "TCP", _count(chunk.data), chunk.data)
             return
-        data = chunk.data
         if self.http is not None:
-            for found in self.http.read(chunk.sender, data):
-                yield self._http(chunk.sender, *found)
-            if chunk.sender in self.http.failed:
-                yield self._give_up(chunk.sender, self.http.rest(chunk.sender), "not HTTP")
-                return
+            yield from self._speak(self.http, chunk.sender, chunk.data)
             if self.http.switched is None:
                 return
             self.engine = self.http.engine
@@ -119,7 +113,13 @@ class _Conversation:
             for peer, early in rest.items():
                 yield from self._frames(peer, early)
             return
-        yield from self._frames(chunk.sender, data)
+        yield from self._frames(chunk.sender, chunk.data)
+
+    def _speak(self, http: _Http, sender: Peer, data: bytes) -> Iterator[Message]:
+        for found in http.read(sender, data):
+            yield self._http(*found)
+        for failed in sorted(http.failed - self.lost):
+            yield self._give_up(failed, http.rest(failed), "not HTTP")
 
     def _frames(self, sender: Peer, data: bytes) -> Iterator[Message]:
         frames = self.frames[sender]
@@ -129,7 +129,7 @@ class _Conversation:
                 self.connection,
                 sender,
                 "WebSocket",
-                text + note,
+                _line(text + note),
                 raw,
                 self.at,
                 parsed=frame,
@@ -145,7 +145,7 @@ class _Conversation:
                 continue
             if self.http is not None:
                 for found in self.http.unfinished(sender):
-                    yield self._http(sender, *found)
+                    yield self._http(*found)
                 rest = self.http.rest(sender)
             else:
                 rest = self.frames[sender].rest()
@@ -154,7 +154,7 @@ class _Conversation:
 
     def _http(self, sender: Peer, event: Any, body: bytes, raw: bytes, note: str) -> Message:
         assert self.http is not None
-        text = _http(event, body, self.http.engine) + note
+        text = _line(_http(event, body, self.http.engine) + note)
         return Message(self.connection, sender, "HTTP", text, raw, self.at, parsed=event, body=body)
 
     def _message(
@@ -185,19 +185,29 @@ class _Http:
         self._raw: dict[Peer, bytes] = {"client": b"", "server": b""}
         self._head: dict[Peer, Any] = {"client": None, "server": None}
         self._body: dict[Peer, bytes] = {"client": b"", "server": b""}
-        self._streaming = False
+        self._stream: Literal["", "chunks", "lines"] = ""
+        self._chunk: tuple[Any, int] | None = None
         self.engine = False
         self.failed: set[Peer] = set()
         """Who has said something that is not HTTP."""
         self.switched: h11.InformationalResponse | None = None
 
-    def read(self, sender: Peer, data: bytes) -> Iterator[tuple[Any, bytes, bytes, str]]:
-        """Yield (event, body, raw bytes, note) for each message that these bytes complete."""
+    def read(self, sender: Peer, data: bytes) -> Iterator[_Heard]:
+        """Yield (sender, event, body, raw bytes, note) for each message that these bytes complete."""
         self._raw[sender] += data
+        try:
+            self._ears[sender].receive_data(data)
+        except RuntimeError:  # more data after the end: only a recording made by hand has that
+            self.failed.add(sender)
+        else:
+            yield from self._listen(sender)
+
+    def _listen(self, sender: Peer) -> Iterator[_Heard]:
         ear = self._ears[sender]
         mouth = self._ears["server" if sender == "client" else "client"]
+        if sender == "server":
+            yield from self._end_chunk()
         try:
-            ear.receive_data(data)
             while True:
                 event = ear.next_event()
                 if event is h11.NEED_DATA or event is h11.PAUSED:
@@ -206,67 +216,110 @@ class _Http:
                     break
                 assert isinstance(event, h11.Event)
                 if not self.failed:
-                    mouth.send(event)
+                    mouth.send(_in_version_1_1(event))
                 yield from self._hear(sender, event)
                 if self.switched is not None:
                     return
                 if not self.failed and ear.our_state is ear.their_state is h11.DONE:
                     ear.start_next_cycle()
                     mouth.start_next_cycle()
-        except (h11.RemoteProtocolError, h11.LocalProtocolError):
+                    if sender == "server":  # the client may have asked more before this answer
+                        yield from self._listen("client")
+        except (
+            h11.ProtocolError,
+            AttributeError,
+        ):  # h11 itself fails over an answer before the question
             self.failed.add(sender)
             if sender == "client":  # what the server answers to it may well be HTTP
                 answered = self._ears["server"] = h11.Connection(h11.CLIENT)
                 answered.send(h11.Request(method="GET", target="/", headers=[("Host", "unknown")]))
                 answered.send(h11.EndOfMessage())
 
-    def _hear(self, sender: Peer, event: Any) -> Iterator[tuple[Any, bytes, bytes, str]]:
+    def _hear(self, sender: Peer, event: h11.Event) -> Iterator[_Heard]:
         if isinstance(event, h11.Request | h11.Response | h11.InformationalResponse):
             self._head[sender] = event
             self._body[sender] = b""
             if isinstance(event, h11.Request):
-                self.engine = "EIO" in parse_qs(urlsplit(event.target.decode("latin-1")).query)
+                self.engine = "EIO" in _query(event)
             elif isinstance(event, h11.InformationalResponse):
-                yield event, b"", self._take(sender), ""
+                yield sender, event, b"", self._take(sender), ""
                 if event.status_code == 101:
                     self.switched = event
+            elif _header(event, b"content-type").startswith("text/event-stream"):
+                chunked = _header(event, b"transfer-encoding").lower() == "chunked"
+                self._stream = "chunks" if chunked else "lines"
+                yield sender, event, b"", self._take(sender), ""
             else:
-                self._streaming = _header(event, b"content-type").startswith("text/event-stream")
-                if self._streaming:
-                    yield event, b"", self._take(sender), ""
+                self._stream = ""
         elif isinstance(event, h11.Data):
-            if sender == "server" and self._streaming:
-                yield event, bytes(event.data), self._take(sender, 2 if event.chunk_end else 0), ""
-            else:
-                self._body[sender] += bytes(event.data)
+            self._body[sender] += bytes(event.data)
+            if sender == "server" and self._stream == "lines":
+                while (end := _BLANK_LINE.search(self._body[sender])) is not None:
+                    body, self._body[sender] = _cut(self._body[sender], end.end())
+                    raw, self._raw[sender] = _cut(self._raw[sender], len(body))
+                    yield sender, event, body, raw, ""
+            elif sender == "server" and self._stream and event.chunk_end:
+                self._chunk = event, self._read_so_far(sender) + 2
+                yield from self._end_chunk()
         elif isinstance(event, h11.EndOfMessage):
             raw = self._take(sender)
-            if sender == "server" and self._streaming:
-                if raw:
-                    yield event, b"", raw, ""
-            else:
-                yield self._head[sender], self._body[sender], raw, ""
+            if sender == "client" or not self._stream:
+                yield sender, self._head[sender], self._body[sender], raw, ""
+            elif raw:
+                yield sender, event, self._body[sender], raw, ""
             self._head[sender] = None
 
-    def _take(self, sender: Peer, more: int = 0) -> bytes:
-        """Return the bytes that h11 has consumed since the last time, and a few that it will: the end of a chunk."""
-        raw, left = self._raw[sender], len(self._ears[sender].trailing_data[0])
-        end = max(0, min(len(raw), len(raw) - left + more))
-        self._raw[sender] = raw[end:]
-        return raw[:end]
+    def _end_chunk(self) -> Iterator[_Heard]:
+        """Yield the chunk of a stream that h11 has read, once the line end after it is there, which h11 has not."""
+        if self._chunk is not None and len(self._raw["server"]) >= self._chunk[1]:
+            event, length = self._chunk
+            raw, self._raw["server"] = _cut(self._raw["server"], length)
+            yield "server", event, self._body["server"], raw, ""
+            self._body["server"] = b""
+            self._chunk = None
+
+    def _read_so_far(self, sender: Peer) -> int:
+        """Return how many of the bytes that are in no message yet h11 has consumed."""
+        return len(self._raw[sender]) - len(self._ears[sender].trailing_data[0])
+
+    def _take(self, sender: Peer) -> bytes:
+        """Return the bytes that h11 has consumed and that are in no message yet."""
+        raw, self._raw[sender] = _cut(self._raw[sender], self._read_so_far(sender))
+        return raw
 
     def rest(self, sender: Peer) -> bytes:
         """Return the bytes that are in no message yet."""
         raw, self._raw[sender] = self._raw[sender], b""
         return raw
 
-    def unfinished(self, sender: Peer) -> Iterator[tuple[Any, bytes, bytes, str]]:
+    def unfinished(self, sender: Peer) -> Iterator[_Heard]:
         """Yield the message whose head was read and whose body never ended."""
         head = self._head[sender]
-        if head is not None and not (sender == "server" and self._streaming):
+        if head is not None and (sender == "client" or not self._stream):
             raw = self._take(sender)
             if raw:
-                yield head, self._body[sender], raw, " (cut off)"
+                yield sender, head, self._body[sender], raw, " (cut off)"
+
+
+def _in_version_1_1(event: h11.Event) -> h11.Event:
+    """Return an event of an HTTP/1.0 peer as one that h11 is willing to say, with the same meaning."""
+    if not isinstance(event, h11.Request | h11.Response) or event.http_version != b"1.0":
+        return event
+    headers = [*event.headers, (b"connection", b"close")]
+    if isinstance(event, h11.Response):
+        return h11.Response(status_code=event.status_code, headers=headers)
+    if not _header(event, b"host"):
+        headers.append((b"host", b"unknown"))
+    return h11.Request(method=event.method, target=event.target, headers=headers)
+
+
+_Heard = tuple[Peer, Any, bytes, bytes, str]
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+def _cut(data: bytes, at: int) -> tuple[bytes, bytes]:
+    return data[:at], data[at:]
 
 
 class _Frames:
@@ -347,12 +400,16 @@ def _header(event: Any, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in event.headers if key == name), "")
 
 
+def _query(request: h11.Request) -> dict[str, list[str]]:
+    """Return the parameters of a request's target."""
+    return parse_qs(request.target.decode("latin-1").partition("?")[2])
+
+
 def _http(event: Any, body: bytes, engine: bool) -> str:
     if isinstance(event, h11.Request):
         target = event.target.decode("latin-1")
         if engine:
-            query = parse_qs(urlsplit(target).query)
-            target = f"{urlsplit(target).path} ({query.get('transport', ['?'])[0]})"
+            target = f"{target.partition('?')[0]} ({_query(event).get('transport', ['?'])[0]})"
         text = f"{event.method.decode()} {target}"
         upgrade = _header(event, b"upgrade")
         if upgrade:
@@ -361,13 +418,13 @@ def _http(event: Any, body: bytes, engine: bool) -> str:
         if last:
             text += f", Last-Event-ID: {last}"
     elif isinstance(event, h11.Response | h11.InformationalResponse):
-        text = f"{event.status_code} {event.reason.decode()}"
+        text = f"{event.status_code} {event.reason.decode('latin-1')}"
         if _header(event, b"content-type").startswith("text/event-stream"):
             text += ", text/event-stream"
-    elif isinstance(event, h11.EndOfMessage):
+    elif isinstance(event, h11.EndOfMessage) and not body:
         return "end of the response"
     else:
-        return " · ".join(body.decode("utf-8", "replace").split("\n")).strip(" ·") or "nothing"
+        return " · ".join(_LINE_END.split(body.decode("utf-8", "replace"))).strip(" ·") or "nothing"
     if body:
         text += f": {_packets(body)}" if engine else f": {_shown(body)}"
     return text
@@ -411,26 +468,34 @@ _SOCKET = ("connect", "disconnect", "event", "ack", "connect error", "binary eve
 
 def _packets(body: bytes) -> str:
     """Name the Engine.IO packets of a payload, and the Socket.IO packets in them."""
+    return "; ".join(map(_one_packet, body.decode("utf-8", "replace").split("\x1e")))
+
+
+def _one_packet(encoded: str) -> str:
     from engineio.packet import Packet as EnginePacket
     from socketio.packet import Packet as SocketPacket
 
-    said = []
-    for encoded in body.decode("utf-8", "replace").split("\x1e"):
-        try:
-            packet = EnginePacket(encoded_packet=encoded)
-            if packet.packet_type != 4:
-                probe = f" {packet.data}" if isinstance(packet.data, str) and packet.data else ""
-                said.append(f"Engine.IO {_ENGINE[packet.packet_type]}{probe}")
-                continue
-            inner = SocketPacket(encoded_packet=packet.data)
-        except (ValueError, IndexError, KeyError):
-            said.append(_shown(encoded.encode()))
-            continue
+    try:
+        packet = EnginePacket(encoded_packet=encoded)
+        if packet.packet_type != 4:
+            probe = f" {packet.data}" if isinstance(packet.data, str) and packet.data else ""
+            return f"Engine.IO {_ENGINE[packet.packet_type]}{probe}"
+        if not packet.data:
+            return _shown(encoded.encode())
+        inner = SocketPacket(encoded_packet=packet.data)
         text = f"Socket.IO {_SOCKET[inner.packet_type]}"
+        if inner.namespace not in (None, "/"):
+            text += f" {inner.namespace}"
         if inner.packet_type not in (0, 1) and inner.data is not None:
             text += f" {inner.data}"
-        said.append(text)
-    return "; ".join(said)
+        return text
+    except Exception:  # whatever a peer has typed
+        return _shown(encoded.encode())
+
+
+def _line(text: str) -> str:
+    """Escape what would end the line or steer a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _shown(data: bytes) -> str:
