@@ -241,12 +241,13 @@ def chart(values: Mapping[str, float | Mapping[str, float]], *, unit: str, capti
     rows = []
     for (label, series, number), plain in zip(bars, labels, strict=True):
         amount = f"{_value(number)} {unit}"
-        lines.append(f"{plain:<{width}}  {'█' * max(1, round(32 * number / longest))} {amount}")
+        bar = "█" * max(1, round(32 * number / longest)) + " " if number else ""
+        lines.append(f"{plain:<{width}}  {bar}{amount}")
         rows.append(
             f'<tr><th scope="row" style="{_CELL}">{html.escape(label)}</th>'
             + (f'<td style="{_CELL}">{html.escape(series)}</td>' if series else "<td></td>")
             + f'<td style="{_CELL};width:22em"><div style="background:var(--jp-brand-color1,#1976d2);height:1em;'
-            f'min-width:2px;width:{100 * number / longest:.1f}%" aria-hidden="true"></div></td>'
+            f'{"min-width:2px;" if number else ""}width:{100 * number / longest:.1f}%" aria-hidden="true"></div></td>'
             + f'<td style="{_NUMBER}">{html.escape(amount)}</td></tr>'
         )
     return Drawing("\n".join(lines), _html_table(caption, "", rows))
