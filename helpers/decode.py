@@ -129,7 +129,7 @@ class _Conversation:
                 self.connection,
                 sender,
                 "WebSocket",
-                _line(text + note),
+                one_line(text + note),
                 raw,
                 self.at,
                 parsed=frame,
@@ -154,7 +154,7 @@ class _Conversation:
 
     def _http(self, sender: Peer, event: Any, body: bytes, raw: bytes, note: str) -> Message:
         assert self.http is not None
-        text = _line(_http(event, body, self.http.engine) + note)
+        text = one_line(_http(event, body, self.http.engine) + note)
         return Message(self.connection, sender, "HTTP", text, raw, self.at, parsed=event, body=body)
 
     def _message(
@@ -493,7 +493,7 @@ def _one_packet(encoded: str) -> str:
         return _shown(encoded.encode())
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Escape what would end the line or steer a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

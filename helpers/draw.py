@@ -6,7 +6,7 @@ import html
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from .decode import Chunk, Message, decode
+from .decode import Chunk, Message, decode, one_line
 from .server import Server
 from .tap import Tap
 
@@ -182,7 +182,7 @@ def table(rows: Sequence[Mapping[str, object]], *, caption: str = "") -> Drawing
     if not rows:
         raise ValueError("A table needs at least one row.")
     columns = list(rows[0])
-    numeric = {c: all(isinstance(row.get(c), int | float) for row in rows) for c in columns}
+    numeric = {c: all(_is_number(row.get(c)) for row in rows) for c in columns}
     cells = [[_value(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in [columns, *cells]) for i in range(len(columns))]
 
@@ -253,9 +253,14 @@ def chart(values: Mapping[str, float | Mapping[str, float]], *, unit: str, capti
     return Drawing("\n".join(lines), _html_table(caption, "", rows))
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _value(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
+    if not _is_number(value):
+        return one_line(str(value))
+    assert isinstance(value, int | float)
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
