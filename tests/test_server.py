@@ -490,7 +490,7 @@ async def of_two(one: Any, two: Any) -> None: ...
 @pytest.mark.parametrize(
     "wrong",
     [None, 5, [], {}, b"app", not_async, of_two, Flask, object(), lambda: None, print],
-    ids=repr,
+    ids=lambda wrong: getattr(wrong, "__name__", type(wrong).__name__),
 )
 def test_what_is_no_application_is_refused_with_a_line_to_paste(wrong: Any) -> None:
     server, _ = start(Asgi(), "earlier")
