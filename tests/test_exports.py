@@ -229,9 +229,14 @@ def test_the_stop_button_reaches_a_cell_that_awaits(kernel: Kernel) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="sends real signals")
 def test_the_stop_button_still_needs_our_help(kernel: Kernel) -> None:
     """When this fails, ipykernel has mended ipython/ipykernel#881, and `helpers` need no longer do it."""
-    cell_id = kernel.start(HANG)
-    kernel.manager.interrupt_kernel()
-    assert kernel.result(cell_id, 1) is None
+    ended = []
+    for _ in range(5):  # anything else that wakes the loop at that moment makes up for it
+        cell_id = kernel.start(HANG)
+        kernel.manager.interrupt_kernel()
+        ended.append(kernel.result(cell_id, 1))
+        if ended[-1] is None:
+            break
+    assert None in ended
 
 
 def test_no_cell_shows_what_a_server_says(kernel: Kernel) -> None:

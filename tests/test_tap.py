@@ -225,7 +225,7 @@ def test_a_server_that_is_not_there_is_not_there_through_the_tap() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
     with tap(port) as wire:
         for _ in range(20):
-            with client(wire) as sock, pytest.raises(ConnectionResetError):
+            with pytest.raises(ConnectionResetError), client(wire) as sock:
                 sock.recv(1)
         with pytest.raises(ConnectionError):
             over_http(wire, "nonce")
