@@ -382,7 +382,7 @@ def _extensions(response: h11.InformationalResponse) -> Any:
     def fresh(sender: Peer) -> list[Extension]:
         if "permessage-deflate" not in agreed:
             return []
-        bits = re.search(rf"{sender}_max_window_bits=(\d+)", agreed)
+        bits = re.search(rf"{sender}_max_window_bits=(8|9|1[0-5])\b", agreed)
         return [
             PerMessageDeflate(
                 remote_no_context_takeover=f"{sender}_no_context_takeover" in agreed,

@@ -574,6 +574,14 @@ def test_garbage_answered_with_400_is_decoded() -> None:
         [("client", request("GET /")), ("server", b"SSH-2.0-OpenSSH\r\n"), ("client", b"more")],
         [("client", request("GET /")), ("server", b"HTTP/1.1 101 X\r\n\r\n\x81\x02hi")],
         [("server", b"220 mail.example.com ESMTP\r\n"), ("client", b"HELO me\r\n")],
+        [
+            ("client", request("GET /", "Upgrade: websocket", "Connection: upgrade")),
+            (
+                "server",
+                b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+                b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99\r\n\r\n",
+            ),
+        ],
         [("client", request("CONNECT a:1")), ("server", b"HTTP/1.1 200 OK\r\n\r\n\x00\x01")],
         [("client", b""), ("server", b"")],
         [],
