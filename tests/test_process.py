@@ -186,6 +186,8 @@ import json, os, signal, sys, time
 import psutil
 from helpers.process import Child
 
+# Not KeyboardInterrupt: the next interrupt may come while the one before is handled.
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted\\n"))
 children = [
     Child([sys.executable, "-c", program], name="child") for program in ({SAY!r}, {DEAF!r})
 ]
@@ -197,12 +199,7 @@ print(json.dumps({{
     "files": [f.path for f in mine.open_files() if "workbook-" in f.path],
     "sessions": len({{os.getsid(child.pid) for child in children}} - {{os.getsid(0)}}),
 }}), flush=True)
-while True:
-    try:
-        sys.stdin.read(1)
-        break
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
+sys.stdin.read(1)
 {{ending}}
 """
 
