@@ -165,11 +165,14 @@ class _LoopServer(Server):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._background: Background[None] | None = None
+        self._listener: socket.socket | None = None
 
     def _open(self, timeout: float) -> None:
         # IPPROTO_TCP, because asyncio switches Nagle's algorithm off only for a socket that says so: without it every
         # response on a kept connection is 40 ms late (encode/uvicorn#3149).
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._listener = listener = socket.socket(
+            socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+        )
         try:
             listener.bind(("127.0.0.1", 0))
             listener.listen(2048)
@@ -190,7 +193,11 @@ class _LoopServer(Server):
 
     def _close(self) -> None:
         if self._background is not None:
-            self._background.stop()
+            try:
+                self._background.stop()
+            finally:
+                if self._listener is not None and not self._background.running:
+                    self._listener.close()  # which a loop that was ended by an application has not done
 
     def run(self, coroutine: Coroutine[Any, Any, R], timeout: float | None = 10.0) -> R:
         if self._background is None:

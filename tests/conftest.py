@@ -23,6 +23,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     plugins = session.config.pluginmanager
     if plugins.has_plugin("logging-plugin"):
         plugins.unregister(name="logging-plugin").log_file_handler.close()
+    # Some of the clients in the tests would ask a proxy for the way to this machine itself.
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
 
 
 def eventually(condition: Callable[[], object], timeout: float = DEADLINE) -> bool:
