@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, overload
 
 from .background import Background
@@ -70,6 +70,7 @@ class Tap:
         self._connecting: set[asyncio.Task[None]] = set()
         self._quiet = threading.Event()
         self._quiet.set()
+        self._heard = threading.Condition()
         # IPPROTO_TCP, or asyncio leaves Nagle's algorithm on.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
@@ -91,6 +92,24 @@ class Tap:
     def ws_url(self, path: str = "/") -> str:
         """Return the address of a path, through the tap, for a WebSocket client in the kernel."""
         return f"ws://127.0.0.1:{self.port}{path}"
+
+    def wait_for(self, condition: Callable[[Recording], object], *, timeout: float = 5.0) -> None:
+        """Wait until the recording meets a condition.
+
+        What a client sends goes through the tap, and what a cell does to the server does not: wait where their order matters.
+
+        Args:
+            condition: a function of the recording that must return something true. The tap hears nothing while it runs.
+            timeout: seconds to wait, 5 by default.
+
+        Raises:
+            TimeoutError: the condition did not come true in time; the message sums the recording up.
+        """
+        with self._heard:
+            if not self._heard.wait_for(lambda: condition(self.recording), timeout):
+                raise TimeoutError(
+                    f"The recording did not meet the condition within {timeout:g} s: {self.recording!r}"
+                )
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until no connection is open, and return whether that came true within `timeout` seconds."""
@@ -132,8 +151,16 @@ class Tap:
                     side.abort()
                 await asyncio.sleep(0)
 
+    def _count(self) -> int:
+        with self._heard:
+            self.recording.connections += 1
+            self._heard.notify_all()
+            return self.recording.connections
+
     def _note(self, connection: int, sender: Peer, data: bytes, end: Any = "") -> None:
-        self.recording._chunks.append(Chunk(connection, sender, data, time.monotonic(), end))
+        with self._heard:
+            self.recording._chunks.append(Chunk(connection, sender, data, time.monotonic(), end))
+            self._heard.notify_all()
 
 
 class _Side(asyncio.Protocol):
@@ -155,8 +182,7 @@ class _Side(asyncio.Protocol):
         self.tap._open.add(self)
         self.tap._quiet.clear()
         if self.peer == "client":
-            self.tap.recording.connections += 1
-            self.connection = self.tap.recording.connections
+            self.connection = self.tap._count()
             transport.pause_reading()
             connecting = asyncio.get_running_loop().create_task(self._connect())
             self.tap._connecting.add(connecting)

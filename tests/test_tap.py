@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from test_server import open_websocket, over_http, start
 from websockets.sync.client import ClientConnection, connect
 
 from helpers import serve, tap
-from helpers.tap import SETTLE, Tap
+from helpers.tap import SETTLE, Recording, Tap
 
 Handle = Callable[[socket.socket], object]
 
@@ -369,6 +370,53 @@ def test_a_recording_is_a_list_of_chunks_that_says_what_it_holds() -> None:
     assert (recording.bytes(), recording.bytes("client"), recording.bytes("server")) == (11, 5, 6)
     assert repr(recording) == (
         "<Recording: 1 connections, 5 bytes from clients, 6 from the server>"
+    )
+
+
+def test_a_recording_can_be_waited_for() -> None:
+    """What the cell does next goes past the tap, and would now and then come first."""
+    with listening(read_all) as port, tap(port) as wire, client(wire) as sock:
+        wire.wait_for(lambda heard: heard.connections == 1)
+        for number in range(10):
+            sock.sendall(b"hello")
+            wire.wait_for(lambda heard, size=5 * number + 5: heard.bytes("client") == size)
+        wire.wait_for(lambda heard: heard[0].sender == "client", timeout=0)
+
+
+@pytest.mark.parametrize("what", ["bytes", "connection", "end"])
+def test_who_waits_for_a_recording_is_woken(what: str) -> None:
+    """By whatever it can hear; the deadline is far."""
+    conditions: dict[str, Callable[[Recording], object]] = {
+        "bytes": lambda heard: heard.bytes("client") == 5,
+        "connection": lambda heard: heard.connections == 2,
+        "end": lambda heard: heard[-1:] and heard[-1].end == "FIN",
+    }
+    with listening(read_all) as port, tap(port) as wire, client(wire) as sock:
+        wire.wait_for(lambda heard: heard.connections == 1)
+        with ThreadPoolExecutor() as pool, contextlib.ExitStack() as more:
+            waiting = pool.submit(wire.wait_for, conditions[what], timeout=2 * DEADLINE)
+            assert not waiting.done()
+            if what == "bytes":
+                sock.sendall(b"hello")
+            elif what == "connection":
+                more.enter_context(client(wire))
+            else:
+                sock.shutdown(socket.SHUT_WR)
+            waiting.result(DEADLINE)
+
+
+def test_waiting_for_a_recording_has_a_deadline() -> None:
+    """It says what was heard; an error in the condition is the caller's."""
+    with listening(read_all) as port, tap(port) as wire, client(wire) as sock:
+        sock.sendall(b"hello")
+        wire.wait_for(lambda heard: heard.bytes() == 5)
+        with pytest.raises(TimeoutError) as late:
+            wire.wait_for(lambda heard: heard.bytes() > 5, timeout=0.05)
+        with pytest.raises(IndexError):
+            wire.wait_for(lambda heard: heard[1])
+    assert str(late.value) == (
+        "The recording did not meet the condition within 0.05 s: "
+        "<Recording: 1 connections, 5 bytes from clients, 0 from the server>"
     )
 
 
