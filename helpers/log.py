@@ -192,8 +192,7 @@ class Capture:
             return
         self._undo = contextlib.ExitStack()
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                self._undo.callback(_route(stream))
+            self._undo.callback(_route(stream))
         self._undo.callback(setattr, logging, "lastResort", logging.lastResort)
         logging.lastResort = _LastResort(logging.lastResort)
         for logger in map(logging.getLogger, LIBRARIES):
@@ -229,7 +228,7 @@ def _route(stream: Any) -> Callable[[], None]:
     back what it found at the beginning: what a cell had put there would be gone. So the shadow is a property, of a class made
     for this one stream, which stays on top of whatever the attribute is set to.
     """
-    if not hasattr(stream, "__dict__"):  # nothing can shadow what it writes
+    if not hasattr(stream, "__dict__"):  # None, or nothing can shadow what it writes
         return lambda: None
     kind = type(stream)
 

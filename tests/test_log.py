@@ -121,7 +121,9 @@ def test_wait_for_a_condition_of_something_else(log: Log) -> None:
     happened = threading.Event()
     later = threading.Timer(0.01, happened.set)
     later.start()
+    started = time.monotonic()
     log.wait_for(lambda _: happened.is_set())
+    assert time.monotonic() - started < 1, "it is looked at again, without a line"
     later.join()
 
 
@@ -209,7 +211,9 @@ def test_warnings_go_to_the_log_and_their_exceptions_to_failures(
         for name in names:
             logging.getLogger(name).warning("%s is full", "the room")
             logging.getLogger(name).error("Exception in handler\n", exc_info=error)
+            logging.getLogger(name).setLevel(logging.INFO)
             logging.getLogger(name).info("nobody asked")
+            logging.getLogger(name).setLevel(logging.NOTSET)
     assert len(names) == 5
     assert list(log) == [
         f"{name}: {text}"
