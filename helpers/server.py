@@ -153,8 +153,9 @@ async def accept_no_more(listener: socket.socket) -> None:
 
     Closing it at once would leave open what it is accepting (an assertion in asyncio, of which nobody hears).
     """
-    with contextlib.suppress(NotImplementedError):  # Windows
-        asyncio.get_running_loop().remove_reader(listener)
+    if listener.fileno() != -1:  # an interrupt that came when the server was ready has closed it already
+        with contextlib.suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().remove_reader(listener)
     for _ in range(3):
         await asyncio.sleep(0)
 
