@@ -104,6 +104,12 @@ class Background(Generic[T]):
             await waking
         finally:
             await self._resource.__aexit__(None, None, None)
+            # The runner cancels what is left and waits for it; so that it need not wait for what shrugs that off, once before.
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=0.1)
 
     async def _enter(self) -> T:
         try:

@@ -737,6 +737,36 @@ def test_a_handler_that_blocks_for_ever_costs_a_message_and_not_the_name(
     assert len(blocked) == 2
 
 
+def test_handlers_that_shrug_off_being_cancelled_do_not_hold_a_stop() -> None:
+    begun: list[str] = []
+
+    async def shrug(who: str) -> None:
+        begun.append(who)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(60)
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await shrug("asgi")
+
+    async def handler(connection: Any) -> None:
+        await shrug("websockets")
+
+    with contextlib.ExitStack() as clients:
+        servers = [serve(asgi), serve(handler)]
+        socks = [clients.enter_context(raw(server, Kind.handshake)) for server in servers]
+        socks[0].sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        socks.append(clients.enter_context(raw(servers[0], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")))
+        assert eventually(lambda: sorted(begun) == ["asgi", "websockets"])
+        for server in servers:
+            started = time.monotonic()
+            server.stop()
+            assert time.monotonic() - started < 2
+        assert [ended(sock) for sock in socks] == [True] * 3
+
+
 def test_a_handler_that_exits_ends_its_server_and_says_so(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
