@@ -18,7 +18,6 @@ from helpers.apps.updates import update
 from helpers.tap import Recording
 
 COUNT = 40
-SOCKET_IO = ("Socket.IO on polling", "Socket.IO on websocket")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +93,7 @@ def test_connections_and_requests(one_way):
         assert counted[name][0] == 1, name
     assert 1 <= counted["polling"][1] <= COUNT
     assert 1 <= counted["long polling"][1] <= COUNT
-    assert counted["Socket.IO on polling"][0] == 2
+    assert counted["Socket.IO on polling"][0] in (1, 2)  # two, if it says something while it asks
     assert counted["Socket.IO on polling"][1] > 3
 
 
