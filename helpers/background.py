@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
@@ -19,22 +19,16 @@ R = TypeVar("R")
 class Background(Generic[T]):
     """Keep an asynchronous context manager open on an event loop in a daemon thread.
 
-    The constructor returns when the context manager has been entered, or raises what entering it raised; whatever else ends
-    the wait, an interrupt of the kernel included, leaves no thread behind.
+    Keep it before you `start` it: an interrupt of the kernel may come at any moment, and then somebody must `stop` it.
 
     Args:
         resource: what to keep open; its `__aexit__` runs on the same loop, and should bound its own time.
         name: the thread's name.
         log: what the thread's prints and warnings go to.
-        timeout: seconds that entering may take.
 
     Attributes:
         value: what the context manager returned when it was entered.
         loop: the event loop, for `call_soon_threadsafe` and `run_coroutine_threadsafe`.
-
-    Raises:
-        TimeoutError: entering took longer than `timeout`.
-        RuntimeError: entering tried to end the thread (`SystemExit`), as uvicorn does when it cannot start.
     """
 
     value: T
@@ -46,27 +40,45 @@ class Background(Generic[T]):
         *,
         name: str,
         log: Log,
-        timeout: float = 10.0,
     ) -> None:
         self.name = name
         self._resource = resource
         self._log = log
-        self._ready: Future[T] = Future()
-        self._ended: Future[None] = Future()
+        # Plain values, and the kernel's thread looks at them again and again: an interrupt while it waits for a lock of
+        # `threading` can leave that broken for the other thread, and after one in Thread.join Python before 3.13 takes a
+        # living thread for dead (python/cpython#90882).
+        self._ready = False
+        self._ended = False
+        self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._wake: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self, timeout: float = 10.0) -> Background[T]:
+        """Start the thread, and return this when the context manager has been entered.
+
+        Whatever else ends the wait, an interrupt of the kernel included, leaves no thread behind.
+
+        Args:
+            timeout: seconds that entering may take.
+
+        Raises:
+            TimeoutError: entering took longer.
+            RuntimeError: entering tried to end the thread (`SystemExit`), as uvicorn does when it cannot start.
+            BaseException: what entering raised.
+        """
         try:
             self._thread.start()
-            self.value = self._ready.result(timeout)
-        except BaseException as error:  # KeyboardInterrupt too
-            late = isinstance(error, TimeoutError) and not self._ready.done()
+            if not _poll(lambda: self._ready or self._ended, timeout):
+                raise TimeoutError(f"{self.name} was not ready within {timeout:g} s.")
+        except BaseException:  # KeyboardInterrupt too
             self._ask_to_stop()
             if self._thread.ident is not None:
-                self._thread.join(timeout)
-            if late:
-                raise TimeoutError(f"{name} was not ready within {timeout:g} s.") from None
+                self._join(timeout)
             raise
+        if self._error is not None and not self._ready:
+            raise self._error
+        return self
 
     def _run(self) -> None:
         with self._log.capturing():
@@ -76,14 +88,11 @@ class Background(Generic[T]):
             except BaseException as error:
                 if isinstance(error, SystemExit):  # nobody who stops a server wants to exit
                     error = RuntimeError(f"{self.name} gave up with exit status {error.code}.")
-                if self._ready.done():
+                if self._ready:
                     self._log.fail(self.name, error)
-                    self._ended.set_exception(error)
-                else:
-                    self._ready.set_exception(error)
-                    self._ended.set_result(None)
-            else:
-                self._ended.set_result(None)
+                self._error = error
+            finally:
+                self._ended = True
 
     async def _live(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -91,16 +100,16 @@ class Background(Generic[T]):
         if self._stopping.is_set():  # interrupted before the loop ran
             raise RuntimeError(f"{self.name} was stopped before it was ready.")
         self.loop.set_exception_handler(self._unheard)
-        entering = asyncio.ensure_future(self._enter())
+        entering = asyncio.ensure_future(self._resource.__aenter__())
         waking = asyncio.ensure_future(self._wake.wait())
         await asyncio.wait({entering, waking}, return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():
             entering.cancel()
             await asyncio.wait({entering})
             raise RuntimeError(f"{self.name} was stopped before it was ready.")
-        value = entering.result()
+        self.value = entering.result()
         try:
-            self._ready.set_result(value)
+            self._ready = True
             await waking
         finally:
             await self._resource.__aexit__(None, None, None)
@@ -110,12 +119,6 @@ class Background(Generic[T]):
                 task.cancel()
             if left:
                 await asyncio.wait(left, timeout=0.1)
-
-    async def _enter(self) -> T:
-        try:
-            return await self._resource.__aenter__()
-        except SystemExit as error:  # it would end the loop and stay in its task, unread
-            raise RuntimeError(f"{self.name} gave up with exit status {error.code}.") from error
 
     def _unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log what nobody awaits, from whatever thread asyncio finds it."""
@@ -131,10 +134,17 @@ class Background(Generic[T]):
             with contextlib.suppress(RuntimeError):  # the loop has closed already
                 self.loop.call_soon_threadsafe(self._wake.set)
 
+    def _join(self, timeout: float) -> bool:
+        """Wait for the end of the thread, and return whether it came in time."""
+        if not _poll(lambda: self._ended, timeout):
+            return False
+        self._thread.join(timeout)
+        return True
+
     @property
     def running(self) -> bool:
         """Whether the thread lives."""
-        return self._thread.is_alive()
+        return self._thread.ident is not None and not self._ended
 
     def run(self, coroutine: Coroutine[Any, Any, R], timeout: float | None = None) -> R:
         """Run a coroutine on this loop and return its result to the calling thread.
@@ -176,12 +186,22 @@ class Background(Generic[T]):
             TimeoutError: the thread still runs after `timeout` seconds: a call that never returns holds its loop.
         """
         self._ask_to_stop()
-        if threading.current_thread() is self._thread:
-            return  # stopped by what it runs: it ends when that has
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if self._thread.ident is None or threading.current_thread() is self._thread:
+            return  # never started; or stopped by what it runs, and it ends when that has
+        if not self._join(timeout):
             raise TimeoutError(
                 f"{self.name} did not stop within {timeout:g} s: a call that blocks holds its event loop. "
                 "It ends with the kernel: Kernel > Restart."
             )
-        self._ended.result()
+        if self._error is not None and self._ready:
+            raise self._error
+
+
+def _poll(condition: Callable[[], object], timeout: float) -> bool:
+    """Look at a condition until it is true, and return whether that came in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0002)
+    return True

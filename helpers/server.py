@@ -153,9 +153,8 @@ async def accept_no_more(listener: socket.socket) -> None:
 
     Closing it at once would leave open what it is accepting (an assertion in asyncio, of which nobody hears).
     """
-    if listener.fileno() != -1:  # an interrupt that came when the server was ready has closed it already
-        with contextlib.suppress(NotImplementedError):  # Windows
-            asyncio.get_running_loop().remove_reader(listener)
+    with contextlib.suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().remove_reader(listener)
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -174,31 +173,25 @@ class _LoopServer(Server):
         self._listener = listener = socket.socket(
             socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
         )
-        try:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen(2048)
-            listener.setblocking(False)
-            self.port = listener.getsockname()[1]
-            self._background = Background(
-                self._serving(listener),
-                name=f"{self.kind} {self.name!r}",
-                log=self.log,
-                timeout=timeout,
-            )
-        except BaseException:
-            listener.close()
-            raise
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(2048)
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        self._background = Background(
+            self._serving(listener), name=f"{self.kind} {self.name!r}", log=self.log
+        )
+        self._background.start(timeout)
 
     def _serving(self, listener: socket.socket) -> contextlib.AbstractAsyncContextManager[None]:
         raise NotImplementedError
 
     def _close(self) -> None:
-        if self._background is not None:
-            try:
+        try:
+            if self._background is not None:
                 self._background.stop()
-            finally:
-                if self._listener is not None and not self._background.running:
-                    self._listener.close()  # which a loop that was ended by an application has not done
+        finally:  # not while a loop that is held still uses it
+            if self._listener and not (self._background and self._background.running):
+                self._listener.close()
 
     def run(self, coroutine: Coroutine[Any, Any, R], timeout: float | None = 10.0) -> R:
         if self._background is None:

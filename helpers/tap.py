@@ -81,6 +81,7 @@ class Tap:
             self._background = Background(
                 self._relaying(listener), name=f"tap on port {self.target}", log=Log()
             )
+            self._background.start()
         except BaseException:
             listener.close()
             raise
