@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .background import Background
@@ -302,16 +302,13 @@ class WebSocketsServer(_LoopServer):
             await accept_no_more(listener)
             closing = asyncio.ensure_future(server.wait_closed())
             server.close()
-            self._abort(c for c in connections if c.state is State.CONNECTING)
+            for connection in [c for c in connections if c.state is State.CONNECTING]:
+                connection.transport.abort()
             await asyncio.wait({closing}, timeout=GRACE)
             if not closing.done():  # a client that does not answer, or a handler that does not end
-                self._abort(connections)
+                for connection in list(connections):
+                    connection.transport.abort()
                 closing.cancel()
-
-    def _abort(self, connections: Iterable[ServerConnection]) -> None:
-        for connection in list(connections):
-            self.log.close()  # else each would be a failed handshake
-            connection.transport.abort()
 
 
 class FlaskServer(Server):

@@ -671,6 +671,48 @@ def test_a_stop_does_not_wait_for_clients_that_never_go(kind: Kind) -> None:
     assert server.log.failures == [], "to be stopped is no failure of the application"
 
 
+@pytest.mark.parametrize("kind", [Asgi(), FlaskView()], ids=["Asgi", "FlaskView"])
+def test_a_stop_does_not_wait_for_a_stream(kind: Kind) -> None:
+    seconds = []
+    for _ in range(3):
+        server, _ = start(kind)
+        with raw(server, b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n") as sock:
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+            started = time.monotonic()
+            server.stop()
+            seconds.append(time.monotonic() - started)
+        assert server.log.failures == []
+    assert sorted(seconds)[1] < 0.25
+
+
+def test_a_handler_whose_client_is_deaf_to_the_end_has_not_failed() -> None:
+    async def handler(connection: Any) -> None:
+        while True:
+            print(await connection.recv())
+
+    server = serve(handler)
+    with raw(server) as deaf:
+        WebSockets().shake_hands(deaf)
+        deaf.sendall(b"\x81\x82\x00\x00\x00\x00hi")
+        server.wait_for("hi")
+        server.stop()
+        assert ended(deaf)
+    assert list(server.log) == ["hi"]
+    assert server.log.failures == []
+
+
+def test_flask_socketio_notices_a_silent_client_also_when_served_again() -> None:
+    application = Flask("flask")
+    server = SocketIO(application, async_mode="threading", ping_interval=0.05, ping_timeout=0.1)
+    server.on("disconnect")(lambda reason: print("gone:", reason))
+    handler = FlaskView()
+    for _ in range(2):
+        with serve(application) as served, raw(served) as silent:
+            handler.shake_hands(silent)
+            silent.sendall(b"\x81\x82\x00\x00\x00\x0040")  # joins, and then says nothing
+            served.wait_for("gone: ping timeout")
+
+
 def test_a_stop_while_clients_connect_leaves_no_socket(kind: Kind) -> None:
     """Fifty stops, each while connections are on their way from the system to the server."""
     stopped = 0
@@ -691,6 +733,7 @@ def test_handlers_may_stop_their_own_server(kind: Kind) -> None:
     with contextlib.suppress(http.client.HTTPException, OSError):
         kind.ask(server, "stop")
     assert eventually(lambda: not server.running and refused(server))
+    assert server.log.failures == []
 
 
 def test_a_handler_that_blocks_for_ever_costs_a_message_and_not_the_name(
@@ -907,6 +950,8 @@ def test_garbage_is_no_reason_to_print(kind: Kind, capfd: pytest.CaptureFixture[
     with raw(server):
         pass
     assert kind.ask(server) == "one"
+    if isinstance(kind, FlaskView):
+        assert any("code 400" in line for line in server.log)
     server.stop()
     assert capfd.readouterr() == ("", "")
 
