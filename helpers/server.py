@@ -671,7 +671,6 @@ def _main(target: str, name: str, options: str) -> None:
     import signal
 
     module, _, attribute = target.partition(":")
-    sys.path.insert(0, os.getcwd())
     application = getattr(importlib.import_module(module), attribute)
     server = serve(application, name=name, **json.loads(options))
     server.log.echo(
