@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 
-SAY = "print('hello', flush=True); import sys; sys.stdin.read(); import time; time.sleep(60)"
+SAY = f"print('hello', flush=True); import sys; sys.stdin.read(); import time; time.sleep(60)  # {os.getpid()}"
 """A program that says that it lives, and does not end."""
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SAY
