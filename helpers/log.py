@@ -172,7 +172,15 @@ class _LastResort(logging.Handler):
             self.original.handle(record)
 
 
-LIBRARIES = ("asyncio", "uvicorn.error", "uvicorn.asgi", "websockets.server")
+LIBRARIES = (
+    "asyncio",
+    "daphne.http_protocol",
+    "daphne.server",
+    "daphne.ws_protocol",
+    "uvicorn.asgi",
+    "uvicorn.error",
+    "websockets.server",
+)
 """The loggers on which servers report what their handlers raised, whatever handlers a cell has given to the root logger."""
 
 

@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .background import Background
+from .daphne import READY
 from .log import Capture, Log, divert
 
 if TYPE_CHECKING:
@@ -487,6 +489,7 @@ class ProcessServer(Server):
     """One of the other servers, in a process of its own: for measuring, and to see two interpreters."""
 
     kind = "a server in another process"
+    _program = f"from {__name__} import _main; import sys; _main(*sys.argv[1:])"
 
     def __init__(self, target: str, name: str, options: dict[str, Any]) -> None:
         super().__init__(name)
@@ -503,15 +506,8 @@ class ProcessServer(Server):
     def _open(self, timeout: float) -> None:
         from .process import Child
 
-        program = f"from {__name__} import _main; import sys; _main(*sys.argv[1:])"
-        command = [
-            sys.executable,
-            "-c",
-            program,
-            self._target,
-            self.name,
-            json.dumps(self._options),
-        ]
+        arguments = [self._target, self.name, json.dumps(self._options)]
+        command = [sys.executable, "-c", self._program, *arguments]
         self._child = Child(command, name=self.name)
         try:
             self.log = self._child.log
@@ -522,9 +518,9 @@ class ProcessServer(Server):
             raise
 
     def _take_port(self) -> int:
-        line = self.log.take(_READY)
+        line = self.log.take(READY)
         if line is not None:
-            self.port = int(line.removeprefix(_READY))
+            self.port = int(line.removeprefix(READY))
         return self.port
 
     def _close(self) -> None:
@@ -532,11 +528,19 @@ class ProcessServer(Server):
             self._child.stop()
 
 
+class DaphneServer(ProcessServer):
+    """Daphne, with an ASGI application, always in a process of its own (see `helpers.daphne`)."""
+
+    kind = "an ASGI application on Daphne in another process"
+    _program = "from helpers.daphne import run; import json, sys; run(sys.argv[1], json.loads(sys.argv[3]))"
+
+
 def serve(
     application: Any,
     *,
     name: str | None = None,
     process: bool = False,
+    server: str = "uvicorn",
     timeout: float = 10.0,
     **options: Any,
 ) -> Server:
@@ -550,42 +554,45 @@ def serve(
             function of one connection. With `process=True`, the text `"package.module:attribute"` that names one.
         name: what to call it; the application's own name by default.
         process: whether to start it in a process of its own, which shares no interpreter with the cells.
+        server: what an ASGI application runs on: `"uvicorn"`, the default, or `"daphne"`, which needs `process=True`.
         timeout: seconds that starting may take, 10 by default.
-        options: what else the server understands: settings of `uvicorn.Config`, `websockets.serve` or Werkzeug's server.
+        options: what else the server understands: settings of `uvicorn.Config`, `daphne.server.Server`, `websockets.serve` or
+            Werkzeug's server.
 
     Returns:
         The running server.
 
     Raises:
         TypeError: the application is none of these.
+        ValueError: `server` is another one, or is Daphne without a process of its own.
         RuntimeError: the server did not start; the message holds what it said.
     """
-    server = _choose(application, name, process, options)
+    started = _choose(application, name, process, server, options)
     with _lock:
-        previous = _servers.get(server.name)
+        previous = _servers.get(started.name)
     if previous is not None:
         try:
             previous.stop()
         except (
             Exception
         ) as error:  # what it holds is lost until the kernel restarts, its name is not
-            server.log.add(str(error))
+            started.log.add(str(error))
     try:
-        _remember(server)
-        server._open(timeout)
-        server.running = True
+        _remember(started)
+        started._open(timeout)
+        started.running = True
     except BaseException as error:  # an interrupt of the kernel, too
-        _forget(server)
+        _forget(started)
         with contextlib.suppress(Exception):
-            server._close()
+            started._close()
         if isinstance(error, Exception):
-            told = len(server.log) == 0 or server.log[-1] in str(error)
-            said = "" if told else f"\nIts log says:\n{server.log}"
+            told = len(started.log) == 0 or started.log[-1] in str(error)
+            said = "" if told else f"\nIts log says:\n{started.log}"
             raise RuntimeError(
-                f"The server {server.name!r} did not start: {error}{said}"
+                f"The server {started.name!r} did not start: {error}{said}"
             ) from error
         raise
-    return server
+    return started
 
 
 def stop_all() -> None:
@@ -598,7 +605,19 @@ def stop_all() -> None:
 atexit.register(stop_all)
 
 
-def _choose(application: Any, name: str | None, process: bool, options: dict[str, Any]) -> Server:
+def _choose(
+    application: Any, name: str | None, process: bool, server: str, options: dict[str, Any]
+) -> Server:
+    if server not in ("uvicorn", "daphne"):
+        raise ValueError(
+            f"An ASGI application runs on 'uvicorn' or on 'daphne', not on {server!r}."
+        )
+    if server == "daphne" and not process:
+        raise ValueError(
+            "Daphne needs a process of its own: it runs on the reactor of Twisted, which a process can start only once, "
+            "and which takes the signals of the main thread, as the kernel does. Write:\n"
+            'serve("package.module:app", process=True, server="daphne")'
+        )
     if isinstance(application, str) or process:
         if not (isinstance(application, str) and process and ":" in application):
             raise TypeError(
@@ -606,7 +625,8 @@ def _choose(application: Any, name: str | None, process: bool, options: dict[str
                 f'"package.module:attribute", not {application!r}. Write:\n'
                 'serve("package.module:app", process=True)'
             )
-        return ProcessServer(application, name or application.replace(":", "."), options)
+        kind = DaphneServer if server == "daphne" else ProcessServer
+        return kind(application, name or application.replace(":", "."), options)
     flask = sys.modules.get("flask")
     if flask is not None and isinstance(application, flask.Flask):
         return FlaskServer(application, name or application.name, options)
@@ -651,18 +671,27 @@ def _forget(server: Server) -> None:
             del _servers[server.name]
         if not _servers:
             _capture.stop()
+            _end_sync_thread()
             if _interval_before is not None:
                 sys.setswitchinterval(_interval_before)
                 _interval_before = None
+
+
+def _end_sync_thread() -> None:
+    """End the one thread in which asgiref runs what is synchronous; it would live as long as the kernel.
+
+    Channels uses it for every event of every consumer, to close old database connections.
+    """
+    asgiref = sys.modules.get("asgiref.sync")
+    if asgiref is not None:
+        asgiref.SyncToAsync.single_thread_executor.shutdown(wait=False)
+        asgiref.SyncToAsync.single_thread_executor = ThreadPoolExecutor(max_workers=1)
 
 
 async def _until(condition: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         await asyncio.sleep(0.001)
-
-
-_READY = "ready on port "
 
 
 def _main(target: str, name: str, options: str) -> None:
@@ -676,7 +705,7 @@ def _main(target: str, name: str, options: str) -> None:
     server.log.echo(
         os.fdopen(os.dup(1), "w")
     )  # not sys.stdout: what is written there goes to the log
-    print(f"{_READY}{server.port}", flush=True)
+    print(f"{READY}{server.port}", flush=True)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     ended.wait()

@@ -214,13 +214,13 @@ def test_warnings_go_to_the_log_and_their_exceptions_to_failures(
             logging.getLogger(name).setLevel(logging.INFO)
             logging.getLogger(name).info("nobody asked")
             logging.getLogger(name).setLevel(logging.NOTSET)
-    assert len(names) == 5
+    assert len(names) == 8
     assert list(log) == [
         f"{name}: {text}"
         for name in names
         for text in ("the room is full", "Exception in handler: ValueError: bad")
     ]
-    assert log.failures == [error] * 5
+    assert log.failures == [error] * 8
     assert capfd.readouterr() == ("", "")
 
 
@@ -236,7 +236,7 @@ def test_warnings_of_cells_go_where_they_always_went(
         thread.start()
         thread.join(10)
     assert len(log) == 0
-    assert capfd.readouterr() == ("", "to the cell\n" * 5)
+    assert capfd.readouterr() == ("", "to the cell\n" * 8)
 
 
 def test_a_configured_root_logger_hides_no_failure(
@@ -273,7 +273,7 @@ def test_without_servers_the_interpreter_is_as_it_was() -> None:
     for _ in range(2):  # and again: an ended capture can start anew
         capture.start()
         during = routes()
-        assert len(during) == 7
+        assert len(during) == 10
         assert all(was != now for was, now in zip(before, during, strict=True))
         capture.start()
         assert routes() == during, "one route is enough"
