@@ -16,15 +16,16 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.streams import StreamReader
 
 Peer = Literal["client", "server"]
+Speaker = Literal["client", "server", "network"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Chunk:
-    """Bytes that crossed the wire together, or the end of what one side had to say."""
+    """Bytes that crossed the wire together, or the end of what one side had to say, or something that the network did."""
 
     connection: int
-    """The connection's number, from 1, in the order of opening."""
-    sender: Peer
+    """The connection's number, from 1, in the order of opening; 0 where the network did it to all."""
+    sender: Speaker
     """Who sent the bytes."""
     data: bytes
     """The bytes; empty at the end."""
@@ -32,6 +33,13 @@ class Chunk:
     """Seconds on the monotonic clock when the bytes had arrived."""
     end: Literal["", "FIN", "RST"] = ""
     """How the sender ended its side: in order (FIN), by a reset (RST), or not yet."""
+    lost: int = 0
+    """How many of the bytes the other side has not got, because the network holds them or has cut the connection; of an end, 1
+    if it has not."""
+    held: bool = False
+    """Whether the network let it go on only after it had changed: a fault had ended, or another begun."""
+    event: str = ""
+    """What the network did, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Message:
     """One thing that a peer said, with the bytes that said it."""
 
     connection: int
-    sender: Peer
-    protocol: Literal["TCP", "HTTP", "WebSocket"]
+    sender: Speaker
+    protocol: Literal["TCP", "HTTP", "WebSocket", "network"]
     summary: str
     """The message in one line, without what differs from run to run (keys, dates, session ids)."""
     data: bytes
@@ -50,6 +58,10 @@ class Message:
     """The library's own object: `h11.Request`, `h11.Response`, a `websockets` `Frame`; None where it could not be read."""
     body: bytes = b""
     """The body of an HTTP message, or the payload of a frame: unmasked and decompressed."""
+    lost: int = 0
+    """How many of its bytes the other side has not got."""
+    held: bool = False
+    """Whether a fault held its last bytes until the network changed."""
 
     @property
     def size(self) -> int:
@@ -69,12 +81,33 @@ def decode(recording: Iterable[Chunk]) -> list[Message]:
     """
     conversations: dict[int, _Conversation] = {}
     messages: list[Message] = []
+    passed: dict[tuple[int, Speaker], int] = {}
     for chunk in recording:
+        sender = chunk.sender
+        if sender == "network":
+            event = Message(
+                chunk.connection, "network", "network", chunk.event, chunk.data, chunk.at
+            )
+            messages.append(event)
+            continue
+        stream = chunk.connection, sender
+        if not chunk.end:
+            passed[stream] = passed.get(stream, 0) + len(chunk.data) - chunk.lost
         conversation = conversations.setdefault(chunk.connection, _Conversation(chunk.connection))
-        messages += conversation.read(chunk)
+        read = conversation.read(chunk, sender)
+        messages += (dataclasses.replace(m, held=True) if chunk.held else m for m in read)
     for conversation in conversations.values():
         messages += conversation.finish()
-    return messages
+    return [_with_loss(message, passed) for message in messages]
+
+
+def _with_loss(message: Message, passed: dict[tuple[int, Speaker], int]) -> Message:
+    """Take a message's bytes from those that its sender's stream has passed on, and say how many are missing."""
+    stream = message.connection, message.sender
+    got = min(message.size, passed.get(stream, message.size))
+    if stream in passed:
+        passed[stream] -= got
+    return dataclasses.replace(message, lost=message.size - got) if got < message.size else message
 
 
 class _Conversation:
@@ -88,18 +121,19 @@ class _Conversation:
         self.engine = False
         self.lost: set[Peer] = set()
 
-    def read(self, chunk: Chunk) -> Iterator[Message]:
+    def read(self, chunk: Chunk, sender: Peer) -> Iterator[Message]:
         self.at = chunk.at
         if chunk.end:
-            if self.http is not None and chunk.end == "FIN" and chunk.sender not in self.lost:
-                yield from self._speak(self.http, chunk.sender, b"")
-            yield self._message(chunk.sender, "TCP", _END[chunk.end], b"")
+            if self.http is not None and chunk.end == "FIN" and sender not in self.lost:
+                yield from self._speak(self.http, sender, b"")
+            end = self._message(sender, "TCP", _END[chunk.end], b"")
+            yield dataclasses.replace(end, lost=chunk.lost, held=chunk.held)
             return
-        if chunk.sender in self.lost:
-            yield self._message(chunk.sender, "TCP", _count(chunk.data), chunk.data)
+        if sender in self.lost:
+            yield self._message(sender, "TCP", _count(chunk.data), chunk.data)
             return
         if self.http is not None:
-            yield from self._speak(self.http, chunk.sender, chunk.data)
+            yield from self._speak(self.http, sender, chunk.data)
             if self.http.switched is None:
                 return
             self.engine = self.http.engine
@@ -113,13 +147,15 @@ class _Conversation:
             for peer, early in rest.items():
                 yield from self._frames(peer, early)
             return
-        yield from self._frames(chunk.sender, chunk.data)
+        yield from self._frames(sender, chunk.data)
 
     def _speak(self, http: _Http, sender: Peer, data: bytes) -> Iterator[Message]:
         for found in http.read(sender, data):
             yield self._http(*found)
         for failed in sorted(http.failed - self.lost):
-            yield self._give_up(failed, http.rest(failed), "not HTTP")
+            unread = self._give_up(failed, http.rest(failed), "not HTTP")
+            if unread.data:  # a server may leave without an answer
+                yield unread
 
     def _frames(self, sender: Peer, data: bytes) -> Iterator[Message]:
         frames = self.frames[sender]

@@ -14,6 +14,7 @@ _CELL = "padding:.1em .6em;vertical-align:top;text-align:left"
 _NUMBER = "padding:.1em .6em;vertical-align:top;text-align:right;white-space:nowrap"
 _CAPTION = "caption-side:top;text-align:left;font-weight:bold;padding:.3em .6em"
 _LINE = "1px solid currentColor"
+_BROKEN = "1px dashed currentColor"
 _MONO = "font-family:var(--jp-code-font-family,monospace)"
 
 
@@ -56,10 +57,10 @@ def ladder(
     shown = [
         message
         for message in messages
-        if connection in (None, message.connection)
+        if (connection in (None, message.connection) or not message.connection)
         and (tcp or message.protocol != "TCP" or message.data)
     ]
-    several = len({message.connection for message in shown}) > 1
+    several = len({message.connection for message in shown} - {0}) > 1
     caption = caption or "A recorded conversation"
     return Drawing(
         _ladder_text(shown, caption, several, bytes, width),
@@ -84,7 +85,9 @@ def _ladder_text(
     last = 0
     for message in messages:
         tag = ""
-        if several:
+        if several and not message.connection:
+            tag, last = margin, 0
+        elif several:
             tag = f"{'#' + str(message.connection):<4}" if message.connection != last else margin
             last = message.connection
         wrapped = textwrap.wrap(message.summary, width - 8) or [""]
@@ -92,12 +95,28 @@ def _ladder_text(
             lines.append(f"{tag}│  {line:<{width - 5}} │")
             tag = margin
         label = f" {wrapped[-1]} "
-        right, left = f"│─{label:─<{width - 4}}▶│", f"│◀{label:─>{width - 4}}─│"
+        if message.sender == "network":
+            size = f", {message.size} B" if message.size else ""
+            lines.append(f"{tag}│{f' ⚡ {wrapped[-1]} ':┄^{width - 2}}│ network{size}")
+            continue
+        to, of = ("✗ ", " ✗") if message.lost else ("▶", "◀")
+        right, left = (
+            f"│─{label:─<{width - 3 - len(to)}}{to}│",
+            f"│{of}{label:─>{width - 3 - len(of)}}─│",
+        )
         arrow = right if message.sender == "client" else left
-        lines.append(f"{tag}{arrow} {message.protocol}, {message.size} B")
+        lines.append(f"{tag}{arrow} {message.protocol}, {message.size} B{_fate(message)}")
         if with_bytes:
             lines += [f"{margin}│    {line}" for line in _dump(message)]
     return "\n".join(lines)
+
+
+def _fate(message: Message) -> str:
+    """Say what became of a message on its way, if anything did."""
+    if not message.lost:
+        return ", held" if message.held else ""
+    got = message.size - message.lost
+    return f", {got} arrived" if got > 0 else ", not arrived"
 
 
 def _ladder_html(messages: list[Message], caption: str, several: bool, with_bytes: bool) -> str:
@@ -110,12 +129,22 @@ def _ladder_html(messages: list[Message], caption: str, several: bool, with_byte
     rows = []
     for message in messages:
         client = message.sender == "client"
-        name = "from client to server" if client else "from server to client"
         text = f'<span style="padding:0 .5em">{html.escape(message.summary)}</span>'
-        start = f'<span style="width:1em;border-top:{_LINE}"></span>'
-        line = f'<span style="flex:1;min-width:2em;border-top:{_LINE}"></span>'
-        head_mark = f'<span role="img" aria-label="{name}">{"▶" if client else "◀"}</span>'
-        parts = [start, text, line, head_mark] if client else [head_mark, line, text, start]
+        if message.sender == "network":
+            line = f'<span style="flex:1;min-width:2em;border-top:{_BROKEN}"></span>'
+            parts = [line, '<span aria-hidden="true">⚡</span>', text, line]
+        else:
+            name = "from client to server" if client else "from server to client"
+            style = _BROKEN if message.lost else _LINE
+            mark = "✗" if message.lost else "▶" if client else "◀"
+            name += _fate(message)
+            start = f'<span style="width:1em;border-top:{style}"></span>'
+            line = f'<span style="flex:1;min-width:2em;border-top:{style}"></span>'
+            gap = '<span style="width:2em"></span>' if message.lost else ""
+            head_mark = f'<span role="img" aria-label="{name}">{mark}</span>'
+            parts = [start, text, line, head_mark, gap]
+            if not client:
+                parts.reverse()
         body = f'<div style="display:flex;align-items:center">{"".join(parts)}</div>'
         if with_bytes:
             dump = html.escape("\n".join(_dump(message)))
@@ -123,11 +152,15 @@ def _ladder_html(messages: list[Message], caption: str, several: bool, with_byte
                 f'<details style="padding:0 1.5em"><summary>{message.size} bytes</summary>'
                 f'<pre style="white-space:pre-wrap;{_MONO}">{dump}</pre></details>'
             )
+        number = f"#{message.connection}" if message.connection else ""
+        size = f"{message.size}{_fate(message)}"
+        if message.sender == "network" and not message.size:
+            size = ""
         rows.append(
             "<tr>"
-            + (f'<td style="{_CELL}">#{message.connection}</td>' if several else "")
+            + (f'<td style="{_CELL}">{number}</td>' if several else "")
             + f'<td style="padding:.1em 0;text-align:left;border-left:2px solid;border-right:2px solid">{body}</td>'
-            + f'<td style="{_CELL}">{message.protocol}</td><td style="{_NUMBER}">{message.size}</td></tr>'
+            + f'<td style="{_CELL}">{message.protocol}</td><td style="{_NUMBER}">{size}</td></tr>'
         )
     return _html_table(caption, head, rows)
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import math
 import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, overload
 
 from .background import Background
-from .decode import Chunk, Peer
+from .decode import Chunk, Peer, Speaker
 from .log import Log
 from .server import Server, accept_no_more
 
 SETTLE = 2.0
 """Seconds that `Tap.stop` waits for connections that are still open to come to their end by themselves."""
+
+HELD = 2**18
+"""Bytes of one direction that a fault may hold before the tap reads no more, so that the sender notices."""
 
 
 class Recording(Sequence[Chunk]):
@@ -28,9 +34,15 @@ class Recording(Sequence[Chunk]):
         self.connections = 0
         """How many connections clients have opened."""
 
-    def bytes(self, sender: Peer | None = None) -> int:
-        """Return how many bytes crossed the wire: all of them, or those of one peer."""
+    def bytes(self, sender: Speaker | None = None) -> int:
+        """Return how many bytes were sent: all of them, or those of one peer."""
         return sum(len(chunk.data) for chunk in self._chunks if sender in (None, chunk.sender))
+
+    def lost(self, sender: Peer | None = None) -> int:
+        """Return how many bytes the other side has not got: a fault holds them, or has cut the connection."""
+        return sum(
+            chunk.lost for chunk in self._chunks if sender in (None, chunk.sender) and not chunk.end
+        )
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -47,6 +59,44 @@ class Recording(Sequence[Chunk]):
             f"<Recording: {self.connections} connections, {self.bytes('client')} bytes from clients, "
             f"{self.bytes('server')} from the server>"
         )
+
+
+class Fault:
+    """Something that a network does to connections; `helpers.faults` has them all.
+
+    Every method is called in the tap's thread. A side is one direction of a connection: what its peer says, on the way to the
+    other.
+    """
+
+    name = "fault"
+
+    def __init__(self, sender: Peer | None = None) -> None:
+        self.sender = sender
+        """Whose bytes it concerns; None for both."""
+
+    def delay(self) -> float:
+        """Return the seconds that bytes take which arrive now."""
+        return 0.0
+
+    def wait(self, side: Side) -> float:
+        """Return the seconds until the next of the side's bytes may pass: 0 at once, infinite until something changes."""
+        return 0.0
+
+    def size(self, side: Side) -> float:
+        """Return how many bytes may pass together."""
+        return math.inf
+
+    def passed(self, side: Side, size: int) -> None:
+        """Learn that so many bytes have passed."""
+
+    def opened(self, side: Side) -> None:
+        """Learn that a connection is there: once when the fault begins for those that are open, and for each new one."""
+
+    def ended(self) -> None:
+        """Learn that the fault is over."""
+
+    def __str__(self) -> str:
+        return self.name if self.sender is None else f"{self.name}, from the {self.sender}"
 
 
 class Tap:
@@ -66,8 +116,10 @@ class Tap:
     def __init__(self, target: Server | int) -> None:
         self.target = target if isinstance(target, int) else target.port
         self.recording = Recording()
-        self._open: set[_Side] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._open: set[Side] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._faults: list[Fault] = []
+        self._changes = 0
         self._quiet = threading.Event()
         self._quiet.set()
         self._heard = threading.Condition()
@@ -137,16 +189,14 @@ class Tap:
     @contextlib.asynccontextmanager
     async def _relaying(self, listener: socket.socket) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: _Side(self, "client"), sock=listener, backlog=2048
-        )
+        server = await loop.create_server(lambda: Side(self, "client"), sock=listener, backlog=2048)
         try:
             yield
         finally:
             await accept_no_more(listener)
             server.close()
             while (
-                self._open or self._connecting
+                self._open or self._tasks
             ):  # each abort calls connection_lost in the loop's next turn
                 for side in list(self._open):
                     side.abort()
@@ -158,24 +208,107 @@ class Tap:
             self._heard.notify_all()
             return self.recording.connections
 
-    def _note(self, connection: int, sender: Peer, data: bytes, end: Any = "") -> None:
+    def add(self, fault: Fault) -> None:
+        """Let a fault begin, on open connections and on new ones. `helpers.faults` does this for you.
+
+        Raises:
+            RuntimeError: the tap has been stopped.
+        """
+        if not self._background.running:
+            raise RuntimeError(
+                f"{self!r} has been stopped, and there is no network to disturb. Start another:\n"
+                "wire = tap(server)"
+            )
+        self._background.run(self._add(fault))
+
+    def remove(self, fault: Fault) -> None:
+        """Let a fault end: what it holds goes on its way. Removing it twice, or from a stopped tap, is safe."""
+        if fault in self._faults and self._background.running:
+            self._background.run(self._remove(fault))
+
+    async def _add(self, fault: Fault) -> None:
+        self._faults.append(fault)
+        self._changes += 1
+        self._event(0, f"begins: {fault}")
+        for side in list(self._open):
+            if side.other is not None and fault.sender in (None, side.peer):
+                fault.opened(side)
+            side.changed()
+
+    async def _remove(self, fault: Fault) -> None:
+        self._faults.remove(fault)
+        self._changes += 1
+        fault.ended()
+        self._event(0, f"ends: {fault}")
+        for side in self._open:
+            side.changed()
+
+    def _acting_on(self, side: Side) -> list[Fault]:
+        return [fault for fault in self._faults if fault.sender in (None, side.peer)]
+
+    def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _note(
+        self, connection: int, sender: Speaker, data: bytes, *, end: Any = "", event: str = ""
+    ) -> Chunk:
+        chunk = Chunk(connection, sender, data, time.monotonic(), end, event=event)
         with self._heard:
-            self.recording._chunks.append(Chunk(connection, sender, data, time.monotonic(), end))
+            self.recording._chunks.append(chunk)
             self._heard.notify_all()
+        return chunk
+
+    def _event(self, connection: int, event: str, data: bytes = b"") -> None:
+        self._note(connection, "network", data, event=event)
 
 
-class _Side(asyncio.Protocol):
+@dataclasses.dataclass
+class _Held:
+    """What has been heard and not yet passed on."""
+
+    chunk: Chunk
+    delays: dict[Fault, float]
+    changes: int
+
+
+class Side(asyncio.Protocol):
     """One of the two TCP connections of a relayed one: with the client, or with the server."""
 
     transport: asyncio.Transport
 
-    def __init__(self, tap: Tap, peer: Peer, other: _Side | None = None) -> None:
+    def __init__(self, tap: Tap, peer: Peer, other: Side | None = None) -> None:
         self.tap = tap
         self.peer: Peer = peer
+        """Who is at the other end of this TCP connection, and says what arrives here."""
         self.other = other
+        """The side that what arrives here is passed on to."""
         self.connection: int = other.connection if other else 0
+        """The connection's number, from 1."""
+        self.heard_at = time.monotonic()
+        """When the last bytes arrived, on the monotonic clock."""
         self.ended = False
         self.lost = False
+        self.full = False
+        """Whether this TCP connection takes no more bytes for the moment."""
+        self._held: deque[_Held] = deque()
+        self._holding = 0
+        self._passing: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def held(self) -> bytes:
+        """What has arrived here and has not been passed on."""
+        return b"".join(
+            held.chunk.data[-held.chunk.lost :] for held in self._held if held.chunk.data
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the peer has said all that it will."""
+        return any(held.chunk.end for held in self._held)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -185,32 +318,40 @@ class _Side(asyncio.Protocol):
         if self.peer == "client":
             self.connection = self.tap._count()
             transport.pause_reading()
-            connecting = asyncio.get_running_loop().create_task(self._connect())
-            self.tap._connecting.add(connecting)
-            connecting.add_done_callback(self.tap._connecting.discard)
+            self.tap._task(self._connect())
         elif self.other is not None:
             self.other.other = self
-            self.other.transport.resume_reading()
             if self.other.lost:
                 self.abort()
+                return
+            self.other.transport.resume_reading()
+            for side in (self.other, self):
+                for fault in self.tap._acting_on(side):
+                    fault.opened(side)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(
-                lambda: _Side(self.tap, "server", self), "127.0.0.1", self.tap.target
+                lambda: Side(self.tap, "server", self), "127.0.0.1", self.tap.target
             )
         except OSError:  # no server there: the client sees what it would see without the tap
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        self.tap._note(self.connection, self.peer, data)
+        self.heard_at = time.monotonic()
+        chunk = self.tap._note(self.connection, self.peer, data)
         assert self.other is not None
-        if not self.other.lost:
+        if not self._hold(chunk) and not self.other.lost:
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        self.tap._note(self.connection, self.peer, b"", "FIN")
+        chunk = self.tap._note(self.connection, self.peer, b"", end="FIN")
+        if not self._hold(chunk):
+            self._pass_end()
+        return True  # the other direction may go on
+
+    def _pass_end(self) -> None:
         assert self.other is not None
         self.ended = True
         if not self.other.lost:
@@ -218,22 +359,113 @@ class _Side(asyncio.Protocol):
         if self.other.ended:
             self.transport.close()
             self.other.transport.close()
-        return True  # the other direction may go on
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
+        self.changed()
         self.tap._open.discard(self)
         if not self.tap._open:
             self.tap._quiet.set()
         if self.other is not None and not self.other.lost:
+            self.other.changed()
             if error is None:
                 self.other.transport.close()
-            else:
-                self.tap._note(self.connection, self.peer, b"", "RST")
+            elif not self._hold(self.tap._note(self.connection, self.peer, b"", end="RST")):
                 self.other.abort()
 
+    def _hold(self, chunk: Chunk) -> bool:
+        """Keep a chunk for later, if a fault concerns it or what came before it still waits."""
+        faults = self.tap._acting_on(self)
+        if not (faults or self._held):
+            return False
+        with self.tap._heard:
+            chunk.lost = len(chunk.data) or 1
+        self._held.append(
+            _Held(chunk, {fault: fault.delay() for fault in faults}, self.tap._changes)
+        )
+        self._holding += len(chunk.data)
+        self._set_pace()
+        self.changed()
+        if self._passing is None or self._passing.done():
+            self._passing = self.tap._task(self._pass_on())
+        return True
+
+    async def _pass_on(self) -> None:
+        """Pass on what is held, as the faults of the moment allow."""
+        while self._held and self.other is not None and not self.other.lost:
+            faults = self.tap._acting_on(self)
+            chunk, delays = self._held[0].chunk, self._held[0].delays
+            delay = sum(delays.get(fault, 0.0) for fault in faults)
+            wait = max([chunk.at + delay - time.monotonic(), *(f.wait(self) for f in faults)])
+            if self.other.full:
+                wait = math.inf
+            self._changed.clear()
+            if wait > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), min(wait, 3600.0))
+                continue
+            if chunk.end:
+                self._took(chunk, 1)
+                if chunk.end == "FIN":
+                    self._pass_end()
+                else:
+                    self.other.abort()
+                continue
+            size = int(min([chunk.lost, *(fault.size(self) for fault in faults)]))
+            start = len(chunk.data) - chunk.lost
+            self.other.transport.write(chunk.data[start : start + size])
+            self._took(chunk, size)
+            for fault in faults:
+                fault.passed(self, size)
+            await asyncio.sleep(0)  # so that each piece is a write of its own
+
+    def _took(self, chunk: Chunk, size: int) -> None:
+        with self.tap._heard:
+            chunk.lost -= size
+            self.tap._heard.notify_all()
+        if not chunk.lost:
+            chunk.held = self._held.popleft().changes != self.tap._changes
+        if not chunk.end:
+            self._holding -= size
+            self._set_pace()
+
+    def _set_pace(self) -> None:
+        """Read on, or let the sender's own buffers fill."""
+        if not self.lost:
+            if self._holding > HELD or (self.other is not None and self.other.full):
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def changed(self) -> None:
+        """Have what is held looked at again."""
+        self._changed.set()
+
+    def cut(self, event: str) -> None:
+        """End the connection in order (FIN) on both sides, as a proxy does. What is held is lost."""
+        if not (self.lost or self.transport.is_closing()):
+            self.tap._event(self.connection, event)
+            for side in filter(None, (self, self.other)):
+                side.transport.close()
+
+    def reset(self, sender: Peer | None, event: str) -> None:
+        """End the connection with a reset (RST), as if `sender` had, whose own end is then closed in order; by default both."""
+        if not (self.lost or self.transport.is_closing()):
+            self.tap._event(self.connection, event)
+            for side in filter(None, (self, self.other)):
+                if sender != side.peer:
+                    side.abort()
+
+    def answer(self, data: bytes, event: str) -> None:
+        """Say something to this side's peer in the other's place, and end the connection."""
+        if not (self.lost or self.transport.is_closing()):
+            self.tap._event(self.connection, event, data)
+            self.transport.write(data)
+            for side in filter(None, (self, self.other)):
+                side.transport.close()
+
     def abort(self) -> None:
-        """End this connection with a reset, whatever still waits to be sent."""
+        """End this TCP connection with a reset, whatever still waits to be sent."""
         if not self.lost:
             sock = self.transport.get_extra_info("socket")
             with contextlib.suppress(OSError):
@@ -241,12 +473,16 @@ class _Side(asyncio.Protocol):
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        if self.other is not None and not self.other.lost:
-            self.other.transport.pause_reading()
+        self._fill(True)
 
     def resume_writing(self) -> None:
-        if self.other is not None and not self.other.lost:
-            self.other.transport.resume_reading()
+        self._fill(False)
+
+    def _fill(self, full: bool) -> None:
+        self.full = full
+        if self.other is not None:
+            self.other._set_pace()
+            self.other.changed()
 
 
 async def _some_turns() -> None:
