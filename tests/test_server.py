@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import socketio
@@ -864,6 +865,30 @@ def test_tasks_of_an_application_end_with_its_server() -> None:
     server.sleep(0.001)  # a cell that sleeps after the end is not ended
     assert time.monotonic() - started < 1
     assert list(served.log) == []
+
+
+def test_the_thread_for_what_is_synchronous_ends_with_the_last_server_and_another_follows() -> None:
+    """asgiref has one for the whole process, and Channels uses it for every event."""
+    from asgiref.sync import sync_to_async
+
+    threads: list[threading.Thread] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        threads.append(await sync_to_async(threading.current_thread)())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    for _ in range(2):
+        with serve(application, name="first") as first, serve(application, name="second") as second:
+            answers = [httpx.get(server.url(), trust_env=False).text for server in (first, second)]
+            second.stop()
+            answers.append(httpx.get(first.url(), trust_env=False).text)
+            assert answers == ["done"] * 3
+            assert threads[-1] is threads[-2] is threads[-3]
+            assert threads[-1].is_alive()
+        assert eventually(lambda: not threads[-1].is_alive())
+    assert len(set(threads)) == 2
 
 
 # While it lives
