@@ -645,12 +645,20 @@ def _choose(
 
 
 def _positional(application: Callable[..., Any]) -> int:
-    try:
-        parameters = inspect.signature(application).parameters.values()
-    except (TypeError, ValueError):
-        return -1
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+    count = -1
+    for follow in (
+        False,
+        True,
+    ):  # a consumer's as_asgi() wraps a class, a decorator may take anything
+        try:
+            found = inspect.signature(application, follow_wrapped=follow).parameters.values()
+        except (TypeError, ValueError):
+            return -1
+        count = sum(p.kind in kinds and p.default is p.empty for p in found)
+        if count:
+            break
+    return count
 
 
 def _remember(server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import http.client
 import json
@@ -501,6 +502,32 @@ def test_what_is_no_application_is_refused_with_a_line_to_paste(wrong: Any) -> N
     assert line == "async def echo(connection):"
     compile(f"{line} ...", "cell", "exec")
     assert Asgi().ask(server) == "earlier", "the earlier server of this name lives on"
+
+
+def test_what_wraps_something_else_is_taken_for_what_it_is() -> None:
+    """A consumer's as_asgi() says that it wraps its class; a decorator often takes any arguments."""
+
+    async def hello(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    class Consumer:
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    async def as_asgi(scope: Any, receive: Any, send: Any) -> None:
+        await hello(scope, receive, send)
+
+    functools.update_wrapper(as_asgi, Consumer, updated=())
+
+    @functools.wraps(hello)
+    async def decorated(*args: Any) -> None:
+        await hello(*args)
+
+    for application, name in ((as_asgi, "Consumer"), (decorated, "hello")):
+        with serve(application) as server:
+            assert server.name == name
+            assert httpx.get(server.url(), trust_env=False).text == "hello"
 
 
 @pytest.mark.parametrize(
