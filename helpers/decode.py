@@ -477,8 +477,16 @@ def _frame(frame: Frame, body: bytes) -> str:
         except (ProtocolError, UnicodeDecodeError):
             return f"{name} {_shown(body)}"
         return f"{name} {close.code}" + (f" {close.reason}" if close.reason else "")
-    text = name if not body else f"{name} {_shown(body)}"
+    if frame.opcode in (Opcode.PING, Opcode.PONG) and _looks_random(body):
+        text = f"{name} ({_count(body)})"
+    else:
+        text = name if not body else f"{name} {_shown(body)}"
     return text if frame.fin else f"{text}, more to come"
+
+
+def _looks_random(body: bytes) -> bool:
+    """Whether a keepalive may have made this payload up: four random bytes (websockets, uvicorn), or more that are no text."""
+    return len(body) == 4 or bool(body) and _shown(body).startswith("0x")
 
 
 _NAMES = {

@@ -515,6 +515,23 @@ def test_packets(packet: str, said: str) -> None:
     assert frames(packet, engine=True) == [said]
 
 
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b"", "ping"),
+        (b"hello", "ping 'hello'"),
+        (b"abcd", "ping (4 bytes)"),
+        (b"\xff\x00\x12", "ping (3 bytes)"),
+        (b"\x18\xea\x7e\xf5\x5e\x40\xe7\x75\x00\x00\x00\x01", "ping (12 bytes)"),
+    ],
+)
+def test_the_payload_of_a_keepalive_is_not_shown(payload: bytes, said: str) -> None:
+    """It is invented for each ping, by websockets and uvicorn with four bytes, which may happen to be text."""
+    ping = bytes([0x89, len(payload)]) + payload
+    pong = bytes([0x8A, len(payload)]) + payload
+    assert frames(ping, pong) == [said, said.replace("ping", "pong")]
+
+
 # What should not be
 
 
