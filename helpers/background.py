@@ -146,6 +146,11 @@ class Background(Generic[T]):
         """Whether the thread lives."""
         return self._thread.ident is not None and not self._ended
 
+    @property
+    def current(self) -> bool:
+        """Whether this is the thread that asks."""
+        return threading.current_thread() is self._thread
+
     def run(self, coroutine: Coroutine[Any, Any, R], timeout: float | None = None) -> R:
         """Run a coroutine on this loop and return its result to the calling thread.
 
@@ -157,7 +162,7 @@ class Background(Generic[T]):
             TimeoutError: it took longer; it has been cancelled.
             RuntimeError: the loop has stopped, or is the one that would wait for itself.
         """
-        if not self.running or threading.current_thread() is self._thread:
+        if not self.running or self.current:
             coroutine.close()
             raise RuntimeError(
                 f"{self.name} cannot run this: "
@@ -186,7 +191,7 @@ class Background(Generic[T]):
             TimeoutError: the thread still runs after `timeout` seconds: a call that never returns holds its loop.
         """
         self._ask_to_stop()
-        if self._thread.ident is None or threading.current_thread() is self._thread:
+        if self._thread.ident is None or self.current:
             return  # never started; or stopped by what it runs, and it ends when that has
         if not self._join(timeout):
             raise TimeoutError(

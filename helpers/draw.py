@@ -177,14 +177,14 @@ def _dump(message: Message) -> list[str]:
     return lines
 
 
-def page(server: Server, path: str = "/", *, title: str, height: int = 160) -> Drawing:
+def page(server: Server | Tap, path: str = "/", *, title: str, height: int = 160) -> Drawing:
     """Show a page of a server in the notebook, and a link that opens it in a tab of its own.
 
     The page is folded away and loads when it is unfolded: a stored notebook would otherwise call a port where the server of an
     earlier day no longer listens.
 
     Args:
-        server: who serves the page.
+        server: who serves the page, or a tap in front of it.
         path: the page's path.
         title: what the page is, in a few words.
         height: the height of its frame, in pixels.

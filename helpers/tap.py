@@ -12,12 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from .background import Background
 from .decode import Chunk, Peer, Speaker
 from .log import Log
-from .server import Server, accept_no_more
+from .server import Server, accept_no_more, browser_url
+
+R = TypeVar("R")
 
 SETTLE = 2.0
 """Seconds that `Tap.stop` waits for connections that are still open to come to their end by themselves."""
@@ -111,10 +113,12 @@ class Tap:
     Attributes:
         port: the port that clients use.
         recording: what was heard, also after the end.
+        server: the server, if it was given as one.
     """
 
     def __init__(self, target: Server | int) -> None:
         self.target = target if isinstance(target, int) else target.port
+        self.server = None if isinstance(target, int) else target
         self.recording = Recording()
         self._open: set[Side] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +150,33 @@ class Tap:
         """Return the address of a path, through the tap, for a WebSocket client in the kernel."""
         return f"ws://127.0.0.1:{self.port}{path}"
 
+    def browser_url(self, path: str = "/") -> str:
+        """Return the address of a path, through the tap, for a browser, which may sit behind a hub."""
+        return browser_url(self.port, path)
+
+    @property
+    def running(self) -> bool:
+        """Whether the tap relays."""
+        return self._background.running
+
+    @property
+    def open(self) -> int:
+        """How many connections are open now, on either side."""
+        return len({side.connection for side in list(self._open)})
+
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults that act now, oldest first."""
+        return list(self._faults)
+
+    def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine in the tap's thread and return its result here. Tasks that it starts end with the tap.
+
+        Raises:
+            RuntimeError: the tap has been stopped.
+        """
+        return self._background.run(coroutine)
+
     def wait_for(self, condition: Callable[[Recording], object], *, timeout: float = 5.0) -> None:
         """Wait until the recording meets a condition.
 
@@ -171,8 +202,11 @@ class Tap:
         return self._quiet.wait(timeout)
 
     def stop(self, timeout: float = SETTLE) -> None:
-        """Wait for open connections to end, at most `timeout` seconds, close the rest, and stop. Stopping twice is safe."""
-        if self._background.running:
+        """Wait for open connections to end, at most `timeout` seconds, close the rest, and stop. Stopping twice is safe.
+
+        What runs in the tap's own thread waits for nothing here: the tap ends after it.
+        """
+        if self._background.running and not self._background.current:
             self.settle(timeout)
         self._background.stop()
 
