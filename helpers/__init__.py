@@ -8,9 +8,11 @@ from typing import Any
 # Everything at once, and not when first used: `tap` and `decode` are functions here and modules below, and whoever imports
 # one of these modules first would otherwise decide which of the two a notebook gets.
 try:
+    from .broker import broker
     from .decode import decode
     from .draw import chart, ladder, page, table
     from .lesson import expect, predict
+    from .panel import panel
     from .server import serve
     from .tap import tap
 except ModuleNotFoundError as error:
@@ -27,7 +29,19 @@ except ModuleNotFoundError as error:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["chart", "decode", "expect", "ladder", "page", "predict", "serve", "table", "tap"]
+__all__ = [
+    "broker",
+    "chart",
+    "decode",
+    "expect",
+    "ladder",
+    "page",
+    "panel",
+    "predict",
+    "serve",
+    "table",
+    "tap",
+]
 
 
 def _let_stop_reach_await() -> None:

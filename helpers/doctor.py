@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from .broker import NEEDED_BY as NEEDS_VALKEY
+
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
@@ -31,7 +33,6 @@ DEADLINE = 5.0
 """Seconds that anything on this machine gets to answer."""
 
 NEEDS_NGINX = "notebooks 11 and 14"
-NEEDS_VALKEY = "notebook 14"
 
 PROXIED = {
     "http": ("httpx", "requests", "urllib", "websockets"),

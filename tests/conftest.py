@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from helpers import process, server
+from helpers.broker import stop_all as stop_brokers
 
 DEADLINE = 10.0
 """Seconds that anything may take in a test: far more than it needs, so that only a fault exceeds it."""
@@ -83,6 +84,7 @@ def nothing_left() -> Iterator[None]:
     before = Belongings()
     yield
     server.stop_all()
+    stop_brokers()
     process.stop_all()
     left: list[str] = []
 

