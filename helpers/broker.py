@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -171,17 +171,12 @@ class _Elsewhere(Broker):
 
     def _open(self, timeout: float) -> None:
         import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
         self.url = os.environ["REDIS_URL"]
-        once: Any = {
-            "retry": Retry(NoBackoff(), 0),
-            "socket_connect_timeout": timeout,
-            "socket_timeout": timeout,
-        }
         try:
-            with redis.Redis.from_url(self.url, **once) as client:
+            with redis.Redis.from_url(
+                self.url, socket_connect_timeout=timeout, socket_timeout=timeout
+            ) as client:
                 client.ping()
         except (redis.RedisError, OSError, ValueError) as error:  # its text may hold the password
             raise RuntimeError(

@@ -17,8 +17,6 @@ import pytest
 from conftest import DEADLINE, eventually, open_files
 from redis import AuthenticationError, Redis, RedisError
 from redis import ConnectionError as RedisConnectionError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from helpers import broker
 from helpers.broker import Broker
@@ -38,8 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def client(url: str) -> Redis:
-    """Return a client that tries once; by itself it would try again and again for seconds."""
-    return Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0))
+    return Redis.from_url(url, decode_responses=True)
 
 
 def processes(started: Broker) -> list[psutil.Process]:
