@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -491,10 +491,13 @@ class ProcessServer(Server):
     kind = "a server in another process"
     _program = f"from {__name__} import _main; import sys; _main(*sys.argv[1:])"
 
-    def __init__(self, target: str, name: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self, target: str, name: str, options: dict[str, Any], env: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(name)
         self._target = target
         self._options = options
+        self._env = env
         self._child: Child | None = None
 
     @property
@@ -508,7 +511,7 @@ class ProcessServer(Server):
 
         arguments = [self._target, self.name, json.dumps(self._options)]
         command = [sys.executable, "-c", self._program, *arguments]
-        self._child = Child(command, name=self.name)
+        self._child = Child(command, name=self.name, env=self._env)
         try:
             self.log = self._child.log
 
@@ -541,6 +544,7 @@ def serve(
     name: str | None = None,
     process: bool = False,
     server: str = "uvicorn",
+    env: Mapping[str, str] | None = None,
     timeout: float = 10.0,
     **options: Any,
 ) -> Server:
@@ -555,6 +559,7 @@ def serve(
         name: what to call it; the application's own name by default.
         process: whether to start it in a process of its own, which shares no interpreter with the cells.
         server: what an ASGI application runs on: `"uvicorn"`, the default, or `"daphne"`, which needs `process=True`.
+        env: variables to add to the environment of a process of its own, for example what the settings of a project read.
         timeout: seconds that starting may take, 10 by default.
         options: what else the server understands: settings of `uvicorn.Config`, `daphne.server.Server`, `websockets.serve` or
             Werkzeug's server.
@@ -564,10 +569,10 @@ def serve(
 
     Raises:
         TypeError: the application is none of these.
-        ValueError: `server` is another one, or is Daphne without a process of its own.
+        ValueError: `server` is another one; or there is Daphne or an `env`, and no process of its own.
         RuntimeError: the server did not start; the message holds what it said.
     """
-    started = _choose(application, name, process, server, options)
+    started = _choose(application, name, process, server, env, options)
     with _lock:
         previous = _servers.get(started.name)
     if previous is not None:
@@ -606,7 +611,12 @@ atexit.register(stop_all)
 
 
 def _choose(
-    application: Any, name: str | None, process: bool, server: str, options: dict[str, Any]
+    application: Any,
+    name: str | None,
+    process: bool,
+    server: str,
+    env: Mapping[str, str] | None,
+    options: dict[str, Any],
 ) -> Server:
     if server not in ("uvicorn", "daphne"):
         raise ValueError(
@@ -626,7 +636,12 @@ def _choose(
                 'serve("package.module:app", process=True)'
             )
         kind = DaphneServer if server == "daphne" else ProcessServer
-        return kind(application, name or application.replace(":", "."), options)
+        return kind(application, name or application.replace(":", "."), options, env)
+    if env is not None:
+        raise ValueError(
+            "A server in the kernel shares the kernel's environment. Give one that needs its own a process of its own:\n"
+            'serve("package.module:app", process=True, env={"NAME": "value"})'
+        )
     flask = sys.modules.get("flask")
     if flask is not None and isinstance(application, flask.Flask):
         return FlaskServer(application, name or application.name, options)

@@ -545,6 +545,13 @@ def test_a_process_needs_the_name_of_an_application(wrong: Any, process: bool) -
     assert Asgi().ask(server) == "earlier"
 
 
+def test_only_a_process_of_its_own_has_variables_of_its_own() -> None:
+    with pytest.raises(ValueError, match="shares the kernel's environment") as caught:
+        serve(Asgi().application(Act("one")), env={"ROOMS_REDIS": "redis://127.0.0.1:1"})
+    line = str(caught.value).splitlines()[-1]
+    assert line == 'serve("package.module:app", process=True, env={"NAME": "value"})'
+
+
 def test_a_socketio_that_patches_the_kernel_is_refused() -> None:
     application = Flask("flask")
     application.extensions["socketio"] = types.SimpleNamespace(async_mode="gevent")

@@ -1,7 +1,17 @@
+import os
+
 SECRET_KEY = "no secret: this project never leaves your machine"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "helpers.apps.rooms.urls"
 INSTALLED_APPS = ["daphne", "channels"]
 ASGI_APPLICATION = "helpers.apps.rooms.asgi.application"
-CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 LOGGING_CONFIG = None  # warnings go to the log of the server
+
+# In memory, unless the environment names a Redis: each process then has rooms of its own.
+ROOMS_REDIS = os.environ.get("ROOMS_REDIS")
+IN_MEMORY = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+IN_REDIS = {
+    "BACKEND": "channels_redis.core.RedisChannelLayer",
+    "CONFIG": {"hosts": [ROOMS_REDIS]},
+}
+CHANNEL_LAYERS = {"default": IN_REDIS if ROOMS_REDIS else IN_MEMORY}
