@@ -30,7 +30,6 @@ NAMES = [
     "expect",
     "ladder",
     "page",
-    "panel",
     "predict",
     "serve",
     "table",
