@@ -12,6 +12,7 @@ try:
     from .decode import decode
     from .draw import chart, ladder, page, table
     from .lesson import expect, predict
+    from .panel import panel
     from .server import serve
     from .tap import tap
 except ModuleNotFoundError as error:
@@ -35,6 +36,7 @@ __all__ = [
     "expect",
     "ladder",
     "page",
+    "panel",
     "predict",
     "serve",
     "table",

@@ -30,6 +30,7 @@ NAMES = [
     "expect",
     "ladder",
     "page",
+    "panel",
     "predict",
     "serve",
     "table",
