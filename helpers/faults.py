@@ -27,6 +27,10 @@ REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n
 """What a proxy says that lets no Upgrade through."""
 
 
+LONGEST_HEAD = 2**16
+"""Bytes of a request's head after which nobody looks for its end any more."""
+
+
 class During:
     """A fault for as long as a `with` block lasts.
 
@@ -43,7 +47,11 @@ class During:
         self.fault = fault
 
     def __enter__(self) -> Fault:
-        self.wire.add(self.fault)
+        try:
+            self.wire.add(self.fault)
+        except KeyboardInterrupt:  # it may have begun, and no block would end it
+            self.wire.remove(self.fault)
+            raise
         return self.fault
 
     def __exit__(self, *_: object) -> None:
@@ -80,12 +88,14 @@ def bandwidth(wire: Tap, bytes_per_second: float, *, sender: Peer | None = None)
 def slicer(wire: Tap, size: int, *, sender: Peer | None = None) -> During:
     """Pass everything on in pieces of `size` bytes: TCP is a stream and promises no boundaries."""
     _positive(size=size)
+    _whole(size=size)
     return During(wire, _Slicer(size, sender))
 
 
 def limit_data(wire: Tap, size: int, *, sender: Peer | None = None) -> During:
     """End each connection in order (FIN) as soon as `size` more bytes have passed one way; with 0, at the first byte."""
     _not_negative(size=size)
+    _whole(size=size)
     return During(wire, _LimitData(size, sender))
 
 
@@ -180,6 +190,9 @@ class _LimitData(Fault):
         self.name = f"limit of {size} bytes"
         self._left: defaultdict[Side, int] = defaultdict(lambda: size)
 
+    def ended(self) -> None:
+        self._left.clear()
+
     def wait(self, side: Side) -> float:
         if self._left[side]:
             return 0.0
@@ -212,6 +225,7 @@ class _Timed(Fault):
     def ended(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
+        self._timers.clear()
 
     def _again(self, side: Side, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -255,6 +269,10 @@ class _IdleCut(_Timed):
         self._began.setdefault(side.connection, time.monotonic())
         super().opened(side)
 
+    def ended(self) -> None:
+        super().ended()
+        self._began.clear()
+
     def _due(self, side: Side) -> float:
         heard = [s.heard_at for s in (side, side.other) if s and self.sender in (None, s.peer)]
         return max([*heard, self._began[side.connection]]) + self.seconds - time.monotonic()
@@ -274,22 +292,25 @@ class _Upgrade(Fault):
 
     def __init__(self, sender: Peer) -> None:
         super().__init__(sender)
-        self._cleared: defaultdict[Side, int] = defaultdict(int)
+        self._cleared: defaultdict[Side, float] = defaultdict(float)
+
+    def ended(self) -> None:
+        self._cleared.clear()
 
     def wait(self, side: Side) -> float:
         if self._cleared[side]:
             return 0.0
         held = side.held
         head, end, _ = held.partition(b"\r\n\r\n")
-        if side.complete and not end or not b"GET ".startswith(held[:4]):
-            self._cleared[side] = len(held)
-        elif not end:
-            return math.inf  # for the rest of the head
-        elif re.search(rb"(?i)\r\nupgrade:", head):
+        if not b"GET ".startswith(held[:4]):  # frames, or a request that may have a body
+            self._cleared[side] = math.inf
+        elif end and re.search(rb"(?i)\r\nupgrade:", head):
             self.meet(side)
             return math.inf
-        else:
+        elif end or side.complete or len(head) > LONGEST_HEAD:
             self._cleared[side] = len(head) + len(end)
+        else:
+            return math.inf  # for the rest of the head
         return 0.0
 
     def size(self, side: Side) -> float:
@@ -334,3 +355,9 @@ def _not_negative(**values: float) -> None:
     for name, value in values.items():
         if not value >= 0:
             raise ValueError(f"{name} must be 0 or more, not {value!r}.")
+
+
+def _whole(**values: float) -> None:
+    for name, value in values.items():
+        if value % 1:
+            raise ValueError(f"{name} must be a whole number of bytes, not {value!r}.")

@@ -246,19 +246,23 @@ class Tap:
         """Let a fault begin, on open connections and on new ones. `helpers.faults` does this for you.
 
         Raises:
-            RuntimeError: the tap has been stopped.
+            RuntimeError: the tap has been stopped, or the fault acts already.
         """
         if not self._background.running:
             raise RuntimeError(
                 f"{self!r} has been stopped, and there is no network to disturb. Start another:\n"
                 "wire = tap(server)"
             )
+        if fault in self._faults:
+            raise RuntimeError(f"The fault acts already: {fault}. Make another.")
         self._background.run(self._add(fault))
 
     def remove(self, fault: Fault) -> None:
         """Let a fault end: what it holds goes on its way. Removing it twice, or from a stopped tap, is safe."""
-        if fault in self._faults and self._background.running:
-            self._background.run(self._remove(fault))
+        if self._background.running:
+            # An interrupt may end the wait, and not this.
+            self._background.loop.call_soon_threadsafe(self._remove, fault)
+            self._background.run(_some_turns())
 
     async def _add(self, fault: Fault) -> None:
         self._faults.append(fault)
@@ -269,13 +273,17 @@ class Tap:
                 fault.opened(side)
             side.changed()
 
-    async def _remove(self, fault: Fault) -> None:
+    def _remove(self, fault: Fault) -> None:
+        if fault not in self._faults:
+            return
         self._faults.remove(fault)
         self._changes += 1
         fault.ended()
         self._event(0, f"ends: {fault}")
         for side in self._open:
             side.changed()
+            if side.other is not None:  # whose TCP connection may be over, and its last words held
+                pass
 
     def _acting_on(self, side: Side) -> list[Fault]:
         return [fault for fault in self._faults if fault.sender in (None, side.peer)]
@@ -287,9 +295,16 @@ class Tap:
         return task
 
     def _note(
-        self, connection: int, sender: Speaker, data: bytes, *, end: Any = "", event: str = ""
+        self,
+        connection: int,
+        sender: Speaker,
+        data: bytes,
+        *,
+        end: Any = "",
+        lost: int = 0,
+        event: str = "",
     ) -> Chunk:
-        chunk = Chunk(connection, sender, data, time.monotonic(), end, event=event)
+        chunk = Chunk(connection, sender, data, time.monotonic(), end, lost, event=event)
         with self._heard:
             self.recording._chunks.append(chunk)
             self._heard.notify_all()
@@ -323,7 +338,10 @@ class Side(asyncio.Protocol):
         """The connection's number, from 1."""
         self.heard_at = time.monotonic()
         """When the last bytes arrived, on the monotonic clock."""
+        self.complete = False
+        """Whether the peer has said all that it will."""
         self.ended = False
+        """Whether the other peer has been told so."""
         self.lost = False
         self.full = False
         """Whether this TCP connection takes no more bytes for the moment."""
@@ -338,11 +356,6 @@ class Side(asyncio.Protocol):
         return b"".join(
             held.chunk.data[-held.chunk.lost :] for held in self._held if held.chunk.data
         )
-
-    @property
-    def complete(self) -> bool:
-        """Whether the peer has said all that it will."""
-        return any(held.chunk.end for held in self._held)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -374,14 +387,13 @@ class Side(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = time.monotonic()
-        chunk = self.tap._note(self.connection, self.peer, data)
         assert self.other is not None
-        if not self._hold(chunk) and not self.other.lost:
+        if not self._hear(data):
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        chunk = self.tap._note(self.connection, self.peer, b"", end="FIN")
-        if not self._hold(chunk):
+        self.complete = True
+        if not self._hear(b"", "FIN"):
             self._pass_end()
         return True  # the other direction may go on
 
@@ -395,44 +407,49 @@ class Side(asyncio.Protocol):
             self.other.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
+        self.lost = self.complete = True
         self.changed()
         self.tap._open.discard(self)
         if not self.tap._open:
             self.tap._quiet.set()
-        if self.other is not None and not self.other.lost:
-            self.other.changed()
-            if error is None:
-                self.other.transport.close()
-            elif not self._hold(self.tap._note(self.connection, self.peer, b"", end="RST")):
-                self.other.abort()
+        if self.other is None:
+            return
+        self.other.changed()
+        if self.other.lost:
+            return
+        if error is None:
+            self.other.transport.close()
+        elif not self._hear(b"", "RST"):
+            self.other.abort()
 
-    def _hold(self, chunk: Chunk) -> bool:
-        """Keep a chunk for later, if a fault concerns it or what came before it still waits."""
+    def _hear(self, data: bytes, end: str = "") -> bool:
+        """Record what the peer says, and keep it if a fault concerns it, what came before still waits, or nobody is there."""
+        assert self.other is not None
         faults = self.tap._acting_on(self)
-        if not (faults or self._held):
-            return False
-        with self.tap._heard:
-            chunk.lost = len(chunk.data) or 1
-        self._held.append(
-            _Held(chunk, {fault: fault.delay() for fault in faults}, self.tap._changes)
-        )
-        self._holding += len(chunk.data)
-        self._set_pace()
-        self.changed()
-        if self._passing is None or self._passing.done():
-            self._passing = self.tap._task(self._pass_on())
-        return True
+        keep = bool(faults or self._held or self.other.gone)
+        lost = (len(data) or 1) if keep else 0
+        chunk = self.tap._note(self.connection, self.peer, data, end=end, lost=lost)
+        if keep:
+            self._held.append(
+                _Held(chunk, {fault: fault.delay() for fault in faults}, self.tap._changes)
+            )
+            self._holding += len(data)
+            self._set_pace()
+            self.changed()
+            if self._passing is None or self._passing.done():
+                self._passing = self.tap._task(self._pass_on())
+        return keep
 
     async def _pass_on(self) -> None:
         """Pass on what is held, as the faults of the moment allow."""
-        while self._held and self.other is not None and not self.other.lost:
+        while self._held and self.other is not None and not self.other.gone:
             faults = self.tap._acting_on(self)
             chunk, delays = self._held[0].chunk, self._held[0].delays
             delay = sum(delays.get(fault, 0.0) for fault in faults)
-            wait = max([chunk.at + delay - time.monotonic(), *(f.wait(self) for f in faults)])
-            if self.other.full:
-                wait = math.inf
+            wait = math.inf if self.other.full else chunk.at + delay - time.monotonic()
+            for fault in faults:
+                if wait <= 0:  # else it has not come to this one
+                    wait = fault.wait(self)
             self._changed.clear()
             if wait > 0:
                 with contextlib.suppress(TimeoutError):
@@ -456,20 +473,25 @@ class Side(asyncio.Protocol):
     def _took(self, chunk: Chunk, size: int) -> None:
         with self.tap._heard:
             chunk.lost -= size
+            if not chunk.lost:
+                chunk.held = self._held.popleft().changes != self.tap._changes
             self.tap._heard.notify_all()
-        if not chunk.lost:
-            chunk.held = self._held.popleft().changes != self.tap._changes
         if not chunk.end:
             self._holding -= size
             self._set_pace()
 
     def _set_pace(self) -> None:
         """Read on, or let the sender's own buffers fill."""
-        if not self.lost:
+        if not self.complete:  # after the end, asyncio would read it again
             if self._holding > HELD or (self.other is not None and self.other.full):
                 self.transport.pause_reading()
             else:
                 self.transport.resume_reading()
+
+    @property
+    def gone(self) -> bool:
+        """Whether this TCP connection takes no more bytes at all."""
+        return self.lost or self.transport.is_closing()
 
     def changed(self) -> None:
         """Have what is held looked at again."""
@@ -477,14 +499,14 @@ class Side(asyncio.Protocol):
 
     def cut(self, event: str) -> None:
         """End the connection in order (FIN) on both sides, as a proxy does. What is held is lost."""
-        if not (self.lost or self.transport.is_closing()):
+        if not self.gone:
             self.tap._event(self.connection, event)
             for side in filter(None, (self, self.other)):
                 side.transport.close()
 
     def reset(self, sender: Peer | None, event: str) -> None:
         """End the connection with a reset (RST), as if `sender` had, whose own end is then closed in order; by default both."""
-        if not (self.lost or self.transport.is_closing()):
+        if not self.gone:
             self.tap._event(self.connection, event)
             for side in filter(None, (self, self.other)):
                 if sender != side.peer:
@@ -492,9 +514,10 @@ class Side(asyncio.Protocol):
 
     def answer(self, data: bytes, event: str) -> None:
         """Say something to this side's peer in the other's place, and end the connection."""
-        if not (self.lost or self.transport.is_closing()):
+        if not self.gone:
             self.tap._event(self.connection, event, data)
-            self.transport.write(data)
+            if not (self.other and self.other.ended):  # else nothing can be said after that end
+                self.transport.write(data)
             for side in filter(None, (self, self.other)):
                 side.transport.close()
 
