@@ -181,9 +181,8 @@ class Panel:
                 fault = call.on(self.wire).fault
                 self.wire.add(fault)
                 self._calls[name] = call, fault
-            if (
-                old is not None
-            ):  # after the new one began, so that nothing slips through between them
+            # Only now, so that nothing slips through between the two.
+            if old is not None:
                 self.wire.remove(old)
 
     def cut(self) -> None:
@@ -237,9 +236,7 @@ class Panel:
     def _show(self) -> None:
         self._summary.look()
         calls = [call for call, _ in list(self._calls.values())]
-        markup = self._summary.markup(calls)
-        if markup != self._counts.value:
-            self._counts.value = markup
+        self._counts.value = self._summary.markup(calls)  # which sends it only if it differs
 
     def _end(self) -> None:
         """Leave the last counts to be read; nothing can be played with any more."""
