@@ -5,9 +5,10 @@
     python -m helpers.authoring.refresh --new PATH …    these, with new outputs in the cells that are not compared
     python -m helpers.authoring.refresh --check         run nothing; fail if a notebook is not in canonical form
 
-A notebook in canonical form has execution counts from 1, one output for each stream, and no metadata that differs from run to
-run. An output that equals the new one after the patterns of `tests/sanitize.cfg` stays as it is, byte for byte, and so does the
-output of a cell that is not compared, until `--new`. So a second refresh changes no line.
+A notebook in canonical form has execution counts from 1, one output for each stream, and nothing that differs from run to run:
+no metadata, and of a widget its words, not the number of its view. An output that equals the new one after the patterns of
+`tests/sanitize.cfg` stays as it is, byte for byte, and so does the output of a cell that is not compared, until `--new`. So a
+second refresh changes no line.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SANITIZE = ROOT / "tests" / "sanitize.cfg"
 KEPT_METADATA = {"tags"}
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
+NOT_STORED = "application/vnd.jupyter.widget-view+json"
+"""A view of a widget; nbval does not compare it either."""
 
 Pattern = tuple[re.Pattern[str], str]
 
@@ -62,7 +65,9 @@ def compared(output: Any, replacements: Iterable[Pattern]) -> Any:
         return ("error", output.ename, clean(output.evalue))
     return (
         output.output_type,
-        sorted((kind, clean(str(data))) for kind, data in output.data.items()),
+        sorted(
+            (kind, clean(str(data))) for kind, data in output.data.items() if kind != NOT_STORED
+        ),
     )
 
 
@@ -90,6 +95,7 @@ def canonical(notebook: Any) -> Any:
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
+            output.get("data", {}).pop(NOT_STORED, None)
             if output.output_type == "error":
                 output.traceback = [
                     re.sub(r"\x1b\[[0-9;]*m", "", line) for line in output.traceback

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import nbformat
 import pytest
 from jupyter_core.utils import ensure_event_loop
@@ -94,6 +97,62 @@ def test_a_cell_that_raises_ends_the_refresh_and_leaves_the_file(write):
     with pytest.raises(Exception, match="ZeroDivisionError"):
         refresh.refresh(path)
     assert path.read_bytes() == before
+
+
+VIEW = """class Widget:
+    def _repr_mimebundle_(self, **_):
+        from uuid import uuid4
+        view = {"model_id": uuid4().hex, "version_major": 2, "version_minor": 0}
+        words = {"text/plain": "its words", "text/html": "<b>its words</b>"}
+        return words | {"application/vnd.jupyter.widget-view+json": view}
+Widget()"""
+
+
+def nbval(path):
+    """Compare a notebook as `make test` does, and return what pytest says."""
+    options = ["-p", "no:cacheprovider", "--rootdir", str(refresh.ROOT), "--nbval", "-q"]
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-c",
+            str(refresh.ROOT / "pyproject.toml"),
+            *options,
+            path,
+        ],
+        cwd=refresh.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+
+
+def test_the_view_of_a_widget_is_neither_stored_nor_compared_and_its_words_are(write):
+    path = write(VIEW)
+    assert refresh.refresh(path) == 1
+    first = path.read_bytes()
+    (output,) = nbformat.reads(first, as_version=4).cells[0].outputs
+    assert sorted(output.data) == ["text/html", "text/plain"]
+    assert refresh.refresh(path) == 0
+    assert path.read_bytes() == first
+    assert "1 passed" in nbval(path)
+    for words in ("its words", "<b>its words</b>"):
+        path.write_bytes(first.replace(f'"{words}"'.encode(), b'"other words"'))
+        assert path.read_bytes() != first
+        assert "1 failed" in nbval(path)
+        assert refresh.refresh(path) == 1
+        assert path.read_bytes() == first
+
+
+def test_a_stored_view_is_not_canonical(write, capsys):
+    path = write(VIEW)
+    refresh.refresh(path)
+    stored = nbformat.read(path, as_version=4)
+    stored.cells[0].outputs[0].data[refresh.NOT_STORED] = {"model_id": "1"}
+    path.write_text(refresh.text(stored))
+    assert refresh.main(["--check", str(path)]) == 1
+    assert "canonical" in capsys.readouterr().out
 
 
 def test_the_sanitizer_stays_short_and_gives_reasons():
