@@ -283,7 +283,7 @@ class Tap:
         for side in self._open:
             side.changed()
             if side.other is not None:  # whose TCP connection may be over, and its last words held
-                pass
+                side.other.changed()
 
     def _acting_on(self, side: Side) -> list[Fault]:
         return [fault for fault in self._faults if fault.sender in (None, side.peer)]
