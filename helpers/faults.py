@@ -157,7 +157,7 @@ class _Bandwidth(Fault):
     def __init__(self, rate: float, sender: Peer | None) -> None:
         super().__init__(sender)
         self.rate = rate
-        self.name = f"bandwidth {rate:,.0f} bytes/s"
+        self.name = f"bandwidth {rate:,.0f} bytes/s" if rate >= 10 else f"bandwidth {rate:g} bytes/s"
         self._free: dict[Side, float] = {}
 
     def wait(self, side: Side) -> float:
