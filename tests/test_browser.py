@@ -95,3 +95,57 @@ def test_the_stop_button_ends_a_cell_that_waits_for_ever(user, folder):
     user.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
     user.until(lambda: user.cells()[2]["outputs"])
     assert user.cells()[2]["outputs"][0]["data"]["text/plain"] == "42"
+
+
+def test_a_learner_plays_with_the_network_while_a_page_talks(user, folder):
+    start = (
+        "from helpers import page, panel, serve, tap\nfrom helpers.apps import pulse\n"
+        "server = serve(pulse.app, name='pulse')\nwire = tap(server)\n"
+        "page(wire, title='There and back', height=140)"
+    )
+    healed = "lambda recording: any(chunk.event.startswith('ends') for chunk in recording)"
+    busy = f"wire.wait_for({healed}, timeout=30)"
+    notebook(folder / "panel.ipynb", start, "panel(wire)", busy)
+    user.open("notebooks/panel.ipynb")
+    user.run_all()
+    user.page.click("summary:has-text('There and back')")
+    talk = user.page.frame_locator("iframe[title='There and back']")
+    counts = user.page.locator(".widget-html-content")
+
+    def said(name):
+        return int(talk.locator(f"#{name}").inner_text())
+
+    def counted(name):
+        return counts.locator(f"tr:has(th:text-is('{name}')) td").inner_text()
+
+    # While the last cell runs, which ends only if what a learner does reaches the wire before
+    user.until(lambda: said("back") > 4 and counted("Bytes not arrived") == "0")
+    user.page.get_by_label("Black hole").select_option("swallows what the server says")
+    user.until(lambda: said("away") > 4)
+    stalled, lost = said("back"), int(counted("Bytes not arrived"))
+    user.until(lambda: int(counted("Bytes not arrived")) > lost)
+    assert said("back") == stalled
+    assert counted("Faults") == "black hole, from the server"
+    user.page.get_by_role("button", name="Heal all").click()
+    user.until(lambda: said("away") < 3 and said("back") > stalled + 4)
+    user.until_all_ran()
+    assert user.failed() is None
+    # Afterwards, with the keyboard: the field and its slider are one
+    user.page.get_by_label("Latency, seconds").fill("0.4")
+    user.page.keyboard.press("Tab")
+    user.until(lambda: counted("Faults") == "latency 400 ms")
+    assert user.page.locator(".noUi-handle").first.get_attribute("aria-valuenow") == "0.4"
+    for _ in range(2):
+        user.page.keyboard.press("ArrowRight")
+    user.until(lambda: counted("Faults") == "latency 500 ms")
+    user.until(lambda: said("took") >= 1000)
+    user.page.get_by_role("button", name="Cut now").click()
+    user.until(lambda: "closed with 1006" in talk.locator("#state").inner_text())
+    user.until(lambda: said("number") == 2 and talk.locator("#state").inner_text() == "open")
+    kinds = [
+        [set(output.get("data", output)) for output in cell["outputs"]] for cell in user.cells()
+    ]
+    view = "application/vnd.jupyter.widget-view+json"
+    words = {"text/plain", "text/html"}
+    assert kinds == [[words], [words | {view}], []], "what a panel says is no output"
+    assert (user.outside, user.faults) == (set(), [])
