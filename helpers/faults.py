@@ -13,6 +13,7 @@ the name is its own.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import math
 import random
@@ -157,7 +158,9 @@ class _Bandwidth(Fault):
     def __init__(self, rate: float, sender: Peer | None) -> None:
         super().__init__(sender)
         self.rate = rate
-        self.name = f"bandwidth {rate:,.0f} bytes/s" if rate >= 10 else f"bandwidth {rate:g} bytes/s"
+        self.name = (
+            f"bandwidth {rate:,.0f} bytes/s" if rate >= 10 else f"bandwidth {rate:g} bytes/s"
+        )
         self._free: dict[Side, float] = {}
 
     def wait(self, side: Side) -> float:
@@ -211,7 +214,7 @@ class _LimitData(Fault):
         side.cut(f"cut after {self.limit} bytes from the {side.peer}")
 
 
-class _Timed(Fault):
+class _Timed(Fault, abc.ABC):
     """A fault with a timer for each connection."""
 
     def __init__(self, sender: Peer | None) -> None:
@@ -231,11 +234,13 @@ class _Timed(Fault):
         loop = asyncio.get_running_loop()
         self._timers[side.connection] = loop.call_later(max(0.0, seconds), self._act, side)
 
+    @abc.abstractmethod
     def _due(self, side: Side) -> float:
-        raise NotImplementedError
+        """Return the seconds until it is time."""
 
+    @abc.abstractmethod
     def _act(self, side: Side) -> None:
-        raise NotImplementedError
+        """Do it."""
 
 
 class _ResetPeer(_Timed):
@@ -278,8 +283,6 @@ class _IdleCut(_Timed):
         return max([*heard, self._began[side.connection]]) + self.seconds - time.monotonic()
 
     def _act(self, side: Side) -> None:
-        if side.lost:
-            return
         due = self._due(side)
         if due > 0:
             self._again(side, due)
@@ -287,7 +290,7 @@ class _IdleCut(_Timed):
             side.cut(f"idle for {_time(self.seconds)}: cut")
 
 
-class _Upgrade(Fault):
+class _Upgrade(Fault, abc.ABC):
     """A fault that looks at the heads of requests."""
 
     def __init__(self, sender: Peer) -> None:
@@ -319,9 +322,9 @@ class _Upgrade(Fault):
     def passed(self, side: Side, size: int) -> None:
         self._cleared[side] -= size
 
+    @abc.abstractmethod
     def meet(self, side: Side) -> None:
         """Do something about a request for an Upgrade."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return self.name

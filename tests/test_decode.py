@@ -747,3 +747,44 @@ def test_bytes_that_were_changed_are_decoded() -> None:
                 old = chunks[at]
                 chunks[at] = Chunk(old.connection, old.sender, bytes(data), old.at, old.end)
         decoded(chunks)
+
+
+# What a network did
+
+
+def test_each_message_knows_what_of_it_has_not_arrived() -> None:
+    """Whatever the pieces in which it was heard: the losses of the messages are those of the recording."""
+    one = Frame(Opcode.TEXT, b"hello").serialize(mask=True)
+    source = random.Random(5)
+    shake = [
+        request("GET /ws", "Upgrade: websocket", "Connection: Upgrade"),
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ]
+    stream, lost = one * 4, len(one) + 3
+    for _ in range(100):
+        cuts = sorted(source.sample(range(1, len(stream)), 5))
+        pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+        chunks = [Chunk(1, "client", shake[0]), Chunk(1, "server", shake[1])]
+        chunks += [Chunk(1, "client", piece) for piece in pieces]
+        left = lost
+        for chunk in reversed(chunks):  # what is lost is always an end of what was said
+            chunk.lost = min(left, len(chunk.data))
+            left -= chunk.lost
+        messages = decoded(chunks)
+        assert [message.lost for message in messages] == [0, 0, 0, 0, 3, len(one)]
+    assert [message.held for message in messages] == [False] * 6
+
+
+def test_what_a_network_did_is_a_message_of_its_own() -> None:
+    chunks = [
+        Chunk(0, "network", b"", event="begins: black hole"),
+        Chunk(1, "client", request("GET /1"), held=True),
+        Chunk(1, "network", b"HTTP/1.1 403 Forbidden\r\n\r\n", event="403 Forbidden"),
+        Chunk(1, "client", b"", end="FIN", lost=1, held=True),
+    ]
+    assert [(m.sender, m.protocol, m.summary, m.lost, m.held) for m in decoded(chunks)] == [
+        ("network", "network", "begins: black hole", 0, False),
+        ("client", "HTTP", "GET /1", 0, True),
+        ("network", "network", "403 Forbidden", 0, False),
+        ("client", "TCP", "end of stream (FIN)", 1, True),
+    ]

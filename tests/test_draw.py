@@ -353,6 +353,77 @@ def test_a_ladder_of_nothing_is_empty() -> None:
         assert cells(drawing) == []
 
 
+# What a network did
+
+
+def disturbed() -> list[Chunk]:
+    """A conversation in which one message is held, one arrives in part, one not at all, and an answer is made up."""
+    request, answer, message, echo, *_ = talk()
+    return [
+        Chunk(0, "network", b"", event="begins: black hole"),
+        request,
+        answer,
+        Chunk(1, "client", message.data, held=True),
+        Chunk(0, "network", b"", event="ends: black hole"),
+        Chunk(1, "server", echo.data, lost=4),
+        Chunk(1, "client", message.data, lost=11),
+        Chunk(1, "client", b"", end="FIN", lost=1),
+        Chunk(1, "network", b"HTTP/1.1 403 Forbidden\r\n\r\n", event="403 Forbidden"),
+    ]
+
+
+def test_what_a_network_did_is_drawn() -> None:
+    """A row of its own for each thing it did, a cross for what did not arrive, a word for what was held."""
+    drawing = ladder(disturbed(), width=48, tcp=True)
+    assert repr(drawing).split("\n")[2:] == [
+        "│┄┄┄┄┄┄┄┄┄┄┄┄ ⚡ begins: black hole ┄┄┄┄┄┄┄┄┄┄┄┄│ network",
+        "│─ GET /ws, Upgrade: websocket ───────────────▶│ HTTP, 70 B",
+        "│◀─────────────────── 101 Switching Protocols ─│ HTTP, 77 B",
+        "│─ text 'hello' ──────────────────────────────▶│ WebSocket, 11 B, held",
+        "│┄┄┄┄┄┄┄┄┄┄┄┄┄ ⚡ ends: black hole ┄┄┄┄┄┄┄┄┄┄┄┄┄│ network",
+        "│ ✗───────────────────────────── text 'hello' ─│ WebSocket, 7 B, 3 arrived",
+        "│─ text 'hello' ────────────────────────────✗ │ WebSocket, 11 B, not arrived",
+        "│─ end of stream (FIN) ─────────────────────✗ │ TCP, 0 B, not arrived",
+        "│┄┄┄┄┄┄┄┄┄┄┄┄┄┄ ⚡ 403 Forbidden ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄│ network, 26 B",
+    ]
+    page = Page(drawing._repr_html_())
+    assert page.names() <= LADDER
+    assert [a["aria-label"] for _, a in page.tags if "aria-label" in a] == [
+        "from client to server",
+        "from server to client",
+        "from client to server, held",
+        "from server to client, 3 arrived",
+        "from client to server, not arrived",
+        "from client to server, not arrived",
+    ]
+    sizes = [
+        "",
+        "70",
+        "77",
+        "11, held",
+        "",
+        "7, 3 arrived",
+        "11, not arrived",
+        "0, not arrived",
+        "26",
+    ]
+    assert cells(drawing)[2::3] == sizes
+    assert cells(drawing)[0] == "⚡begins: black hole"
+    assert page.text.count("✗") == 3
+
+
+def test_what_a_network_did_to_all_is_drawn_for_each_connection() -> None:
+    second = [Chunk(2, c.sender, c.data) for c in talk()[:2]]
+    drawing = ladder([*disturbed(), *second])
+    rungs = repr(drawing).split("\n")[2:]
+    assert [rung[:4] for rung in rungs] == [
+        "    ", "#1  ", "    ", "    ", "    ", "#1  ", "    ", "    ", "#2  ", "    ",
+    ]  # fmt: skip
+    only = repr(ladder([*disturbed(), *second], connection=2)).split("\n")[2:]
+    assert [rung.count("⚡") for rung in only] == [1, 1, 0, 0]
+    assert cells(drawing)[0::4][:3] == ["", "#1", "#1"]
+
+
 # Pages
 
 
