@@ -382,8 +382,8 @@ def test_what_a_network_did_is_drawn() -> None:
         "│─ text 'hello' ──────────────────────────────▶│ WebSocket, 11 B, held",
         "│┄┄┄┄┄┄┄┄┄┄┄┄┄ ⚡ ends: black hole ┄┄┄┄┄┄┄┄┄┄┄┄┄│ network",
         "│ ✗───────────────────────────── text 'hello' ─│ WebSocket, 7 B, 3 arrived",
-        "│─ text 'hello' ────────────────────────────✗ │ WebSocket, 11 B, not arrived",
-        "│─ end of stream (FIN) ─────────────────────✗ │ TCP, 0 B, not arrived",
+        "│─ text 'hello' ─────────────────────────────✗ │ WebSocket, 11 B, not arrived",
+        "│─ end of stream (FIN) ──────────────────────✗ │ TCP, 0 B, not arrived",
         "│┄┄┄┄┄┄┄┄┄┄┄┄┄┄ ⚡ 403 Forbidden ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄│ network, 26 B",
     ]
     page = Page(drawing._repr_html_())
