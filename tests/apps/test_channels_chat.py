@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
+import signal
 import socket
 import sqlite3
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import httpx
 import pytest
@@ -19,13 +25,16 @@ from websockets.sync.client import ClientConnection, connect
 
 pytest.register_assert_rewrite("chat_spec")
 
-from chat_spec import DEADLINE, ChatSpec  # noqa: E402
+from chat_spec import DEADLINE, ChatSpec, Person  # noqa: E402
 from conftest import eventually  # noqa: E402
 
 from helpers import serve  # noqa: E402
 from helpers.apps import channels_chat  # noqa: E402
+from helpers.broker import broker  # noqa: E402
+from helpers.process import Child  # noqa: E402
 from helpers.server import Server  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 CHAT = "helpers.apps.channels_chat:application"
 
 
@@ -65,30 +74,52 @@ class ChannelsClient:
         self.connection.socket.close()
 
 
-class ChannelsChat:
-    """How the specification's tests reach the Channels chat."""
+@dataclass(frozen=True)
+class Served:
+    """One chat, in one process or several."""
 
-    def __init__(self, server: Server, opened: contextlib.ExitStack) -> None:
-        self.server = server
+    servers: list[Server]
+    database: str
+
+
+@contextlib.contextmanager
+def served(*options: dict[str, Any], layer: str = "memory", **variables: str) -> Iterator[Served]:
+    """Serve one chat from so many processes, each with its options."""
+    with contextlib.ExitStack() as stack:
+        url = None if layer == "memory" else stack.enter_context(broker()).url
+        env = {**channels_chat.environment(layer, url), **variables}
+        servers = [
+            stack.enter_context(serve(CHAT, process=True, env=env, name=f"chat {number}", **option))
+            for number, option in enumerate(options)
+        ]
+        yield Served(servers, env["CHAT_DATABASE"])
+        assert [list(server.log) for server in servers] == [[] for _ in servers]
+
+
+class ChannelsChat:
+    """How the specification's tests reach the Channels chat: where several processes serve it, by turns."""
+
+    def __init__(self, where: Served, opened: contextlib.ExitStack) -> None:
+        self._where = where
+        self._turns = itertools.cycle(where.servers)
         self._opened = opened
 
     def log_in(self, name: str) -> dict[str, str]:
         try:
-            return channels_chat.log_in(self.server, name)
+            return channels_chat.log_in(self._where.servers[0], name)
         except httpx.HTTPStatusError as error:
             raise ValueError(error.response.status_code) from error
 
-    def connect(self, session: dict[str, str] | None, origin: str | None = None) -> ChannelsClient:
-        headers = {"Origin": self.server.url().rstrip("/"), **(session or {})}
+    def connect(
+        self, session: dict[str, str] | None, origin: str | None = None, path: str = "/ws/chat/"
+    ) -> ChannelsClient:
+        server = next(self._turns)
+        headers = {"Origin": server.url().rstrip("/"), **(session or {})}
         if origin is not None:
             headers["Origin"] = origin
         try:
             client = connect(
-                self.server.ws_url("/ws/chat/"),
-                additional_headers=headers,
-                proxy=None,
-                legacy=True,
-                max_size=None,
+                server.ws_url(path), additional_headers=headers, proxy=None, legacy=True
             )
         except InvalidStatus as refusal:
             raise OSError(f"refused with {refusal.response.status_code}") from refusal
@@ -96,16 +127,15 @@ class ChannelsChat:
         return ChannelsClient(client)
 
     def log_out(self, session: dict[str, str]) -> None:
-        with httpx.Client(base_url=self.server.url(), headers=session, trust_env=False) as browser:
+        address = self._where.servers[0].url()
+        with httpx.Client(base_url=address, headers=session, trust_env=False) as browser:
             token = browser.get("").text.split('csrfmiddlewaretoken" value="')[1].split('"')[0]
             answer = browser.post("logout", data={"csrfmiddlewaretoken": token})
         assert answer.status_code == 302
 
     def forget(self) -> None:
         """Wait until nobody is connected, and forget what was said."""
-        with contextlib.closing(
-            sqlite3.connect(os.environ["CHAT_DATABASE"], timeout=20)
-        ) as database:
+        with contextlib.closing(sqlite3.connect(self._where.database, timeout=20)) as database:
             assert eventually(
                 lambda: database.execute("SELECT count(*) FROM chat_connection").fetchone() == (0,)
             )
@@ -118,33 +148,220 @@ def nothing_left():
     """A server here outlives a test: it takes a second to start."""
 
 
-@pytest.fixture(scope="class", autouse=True)
-def environment():
-    """What a test configures, the next does not find."""
-    with mock.patch.dict(os.environ):
-        yield
-
-
-@contextlib.contextmanager
-def served(**options: Any) -> Iterator[Server]:
-    channels_chat.configure(layer=options.pop("layer", "memory"))
-    with serve(CHAT, process=True, **options) as server:
-        yield server
+UVICORN = {"ws_max_size": 2**20}
+DAPHNE = {"server": "daphne"}
 
 
 class ChannelsSpec(ChatSpec):
     @pytest.fixture
-    def chat(self, server):
+    def chat(self, where):
         with contextlib.ExitStack() as opened:
-            chat = ChannelsChat(server, opened)
+            chat = ChannelsChat(where, opened)
             opened.callback(chat.forget)
             yield chat
+
+    def test_an_unknown_path_is_closed_and_not_an_internal_error(self, chat):
+        assert chat.connect(chat.log_in("ada"), path="/ws/other/").closed() == 4404
 
 
 class TestOnUvicorn(ChannelsSpec):
     @pytest.fixture(scope="class")
     @classmethod
-    def server(cls):
-        with served(ws_max_size=2**20) as server:
-            yield server
-            assert not list(server.log), "it was silent"
+    def where(cls):
+        with served(UVICORN) as where:
+            yield where
+
+
+class TestOnDaphne(ChannelsSpec):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def where(cls):
+        with served(DAPHNE) as where:
+            yield where
+
+
+class TestOnTwoProcessesWithRedis(ChannelsSpec):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def where(cls):
+        with served(UVICORN, UVICORN, layer="redis") as where:
+            yield where
+
+
+class TestOnTwoProcessesWithPubSub(ChannelsSpec):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def where(cls):
+        with served(UVICORN, DAPHNE, layer="pubsub") as where:
+            yield where
+
+
+# What is this chat's own
+
+
+@contextlib.contextmanager
+def people(where: Served, *names: str) -> Iterator[list[Person]]:
+    with contextlib.ExitStack() as opened:
+        chat = ChannelsChat(where, opened)
+        found = [Person(chat.connect(chat.log_in(name))) for name in names]
+        for person in found:
+            person.next("welcome")
+        yield found
+
+
+def test_in_memory_two_processes_agree_on_who_is_here_and_hear_nothing_of_each_other():
+    with served(UVICORN, UVICORN) as where, people(where, "ada", "bob") as (ada, bob):
+        ada.ask("join", room="lobby")
+        assert bob.ask("join", room="lobby")["here"] == ["ada", "bob"]
+        bob.ask("say", room="lobby", text="can you hear me?")
+        ada.hears_nothing_else()
+        assert [m["from"] for m in ada.ask("join", room="lobby")["history"]] == ["bob"]
+
+
+def test_who_was_in_a_process_that_is_killed_is_seen_to_leave():
+    two = served(UVICORN, UVICORN, layer="redis", CHAT_HEARTBEAT="0.2")
+    with two as where, people(where, "ada", "bob") as (ada, bob):
+        ada.ask("join", room="lobby")
+        bob.ask("join", room="lobby")
+        ada.next("arrived")
+        os.killpg(where.servers[1].pid, signal.SIGKILL)
+        assert ada.next("departed")["name"] == "bob"
+        assert ada.ask("join", room="lobby")["here"] == ["ada"]
+
+
+def test_who_was_taken_for_dead_is_told():
+    with (
+        served(UVICORN, CHAT_HEARTBEAT="0.1") as where,
+        people(where, "ada") as (ada,),
+        contextlib.closing(sqlite3.connect(where.database, timeout=20)) as database,
+    ):
+        database.execute("DELETE FROM chat_connection")
+        database.commit()
+        assert ada.client.closed() == 4408
+
+
+def run(*command: str, folder: Path = channels_chat.FOLDER, **variables: str) -> str:
+    """Run a command in the project's folder, and return what it said."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_projects_own_tests_pass():
+    said = run(sys.executable, "-W", "error::RuntimeWarning", "manage.py", "test")
+    ran = re.search(r"Ran (\d+) tests", said)
+    assert ran, said
+    assert int(ran[1]) >= 15
+    assert "skipped" not in said
+
+
+def test_no_migration_is_missing():
+    run(sys.executable, "manage.py", "makemigrations", "--check", "--dry-run")
+
+
+IN_THE_KERNEL = """
+import asyncio, threading
+from helpers import serve
+
+async def cell():
+    from helpers.apps import channels_chat
+    channels_chat.prepare()
+    return channels_chat
+
+channels_chat = asyncio.run(cell())  # twice, as a cell that is run again
+for _ in range(2):
+    from helpers.apps.channels_chat import application
+    with serve(application, name="chat") as chat:
+        print(sorted(channels_chat.log_in(chat, "ada")))
+print(threading.active_count())
+"""
+
+
+def test_it_can_be_served_in_the_kernel_too():
+    said = run(sys.executable, "-c", IN_THE_KERNEL, folder=ROOT)
+    assert said.splitlines() == ["['Cookie', 'Origin']"] * 2 + ["1"]
+
+
+ANOTHER_DJANGO = """
+from helpers import project
+project.configure()
+from helpers.apps.channels_chat import prepare
+try:
+    prepare()
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_process_that_has_a_django_already_says_what_to_do():
+    said = run(sys.executable, "-c", ANOTHER_DJANGO, folder=ROOT)
+    assert said.splitlines()[-1] == f'serve("{CHAT}", process=True)'
+
+
+# The commands of its README
+
+
+def commands() -> list[str]:
+    """Return the commands of the README, in order."""
+    text = (channels_chat.FOLDER / "README.md").read_text()
+    blocks = [
+        block for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if not kind
+    ]
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_the_readme_has_the_commands_that_are_tried_here():
+    first = [command.split()[0:3] for command in commands()]
+    assert [" ".join(words) for words in first] == [
+        "python manage.py migrate",
+        "python manage.py runserver",
+        "daphne config.asgi:application",
+        "uvicorn config.asgi:application --ws-max-size",
+        "python manage.py test",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "port"), [(1, "--noreload 127.0.0.1:{}"), (2, "-p {}"), (3, "--port {}")]
+)
+def test_each_start_command_of_the_readme_starts_it(tmp_path, number, port):
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3"), "PATH": tools}
+    run("sh", "-c", commands()[0], **variables)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        there = free.getsockname()[1]
+    start = f"cd '{channels_chat.FOLDER}' && exec {commands()[number]} {port.format(there)}"
+    with Child(["sh", "-c", start], name="the chat", env=variables) as child:
+        child.wait_until(lambda: answers(there))
+        server = Started(there)
+        where = Served([server], variables["CHAT_DATABASE"])
+        with people(where, "ada", "bob") as (ada, bob):
+            ada.ask("join", room="lobby")
+            bob.ask("join", room="lobby")
+            bob.ask("say", room="lobby", text="hello")
+            assert ada.next("message")["text"] == "hello"
+        for file in ("chat.css", "chat.js", "icon.svg"):
+            assert httpx.get(server.url(f"/static/chat/{file}"), trust_env=False).status_code == 200
+
+
+class Started(Server):
+    """What the README's command has started."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__("the chat")
+        self.port = port
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

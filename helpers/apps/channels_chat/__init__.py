@@ -5,11 +5,13 @@ chat = serve("helpers.apps.channels_chat:application", process=True)
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
+import shutil
 import sys
 import tempfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,44 +20,62 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parent
 
-_database: tempfile.TemporaryDirectory[str] | None = None
-
 # The project's packages, `config` and `chat`, are imported by these names, as they are when it runs by itself.
 if str(FOLDER) not in sys.path:
     sys.path.insert(0, str(FOLDER))
 
 
-def configure(layer: str = "memory", redis_url: str | None = None) -> None:
-    """Choose the channel layer, and a new empty database, for the chats that start from here on: they share it.
+def environment(layer: str = "memory", redis_url: str | None = None) -> dict[str, str]:
+    """Return the variables with which several processes are one chat: `serve(..., process=True, env=environment())`.
 
-    Without this, a chat in a process of its own has a database of its own, which ends with the process.
+    They share a new, empty database, which ends with this process, and know the same sessions.
 
     Args:
-        layer: `"memory"`, `"redis"` or `"pubsub"`.
+        layer: the channel layer: `"memory"`, `"redis"` or `"pubsub"`.
         redis_url: where Redis is, for the latter two; by default what `REDIS_URL` says.
     """
-    global _database
-    _database = tempfile.TemporaryDirectory(prefix="workbook-chat-", ignore_cleanup_errors=True)
-    os.environ["CHAT_DATABASE"] = str(Path(_database.name) / "chat.sqlite3")
-    os.environ["CHAT_SECRET_KEY"] = os.urandom(32).hex()  # so that all know the same sessions
-    os.environ["CHAT_CHANNEL_LAYER"] = layer
-    if redis_url is not None:
-        os.environ["REDIS_URL"] = redis_url
+    folder = tempfile.mkdtemp(prefix="workbook-chat-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    variables = {
+        "CHAT_DATABASE": str(Path(folder) / "chat.sqlite3"),
+        "CHAT_SECRET_KEY": os.urandom(32).hex(),
+        "CHAT_CHANNEL_LAYER": layer,
+    }
+    return variables if redis_url is None else {**variables, "CHAT_REDIS_URL": redis_url}
 
 
 def prepare() -> None:
-    """Set Django up in this process, once, and bring the database up to date. Calling it again is safe, in a cell, too."""
-    import django
-    from django.core.management import call_command
+    """Set Django up in this process, once, and bring the database up to date. Calling it again is safe, in a cell, too.
 
+    Where the environment names no database, it is a new one, which ends with this process.
+
+    Raises:
+        RuntimeError: this process has a Django of its own already.
+    """
+    import django
+    from django.conf import settings
+
+    if settings.configured and settings.ROOT_URLCONF != "config.urls":
+        raise RuntimeError(
+            "This process has a Django of its own, and can have no second one. Give the chat a process:\n"
+            'serve("helpers.apps.channels_chat:application", process=True)'
+        )
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     if "CHAT_DATABASE" not in os.environ:
-        configure(os.environ.get("CHAT_CHANNEL_LAYER", "memory"))
+        os.environ.update({**environment(), **os.environ})
     django.setup()
-    # Not here: Django's database refuses to work where an event loop runs, as it does in a cell.
-    migrating = threading.Thread(target=call_command, args=("migrate",), kwargs={"verbosity": 0})
-    migrating.start()
-    migrating.join()
+    with ThreadPoolExecutor(
+        1
+    ) as thread:  # Django's database refuses to work in a thread with an event loop
+        thread.submit(_migrate).result()
+
+
+def _migrate() -> None:
+    from django.core.management import call_command
+    from django.db import connection
+
+    call_command("migrate", verbosity=0)
+    connection.close()
 
 
 def log_in(server: Server, name: str) -> dict[str, str]:

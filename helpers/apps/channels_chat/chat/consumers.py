@@ -90,7 +90,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         here = await database_sync_to_async(room.here)()
         await self.reply("joined", ref, room=name, history=history, here=here)
         if new:
-            await self.tell(name, "arrived", self.user.username)
+            await self.tell(name, "arrived", self.user.username, but=self.channel_name)
 
     async def leave(self, event, ref):
         name = self.joined_room(event)
@@ -142,7 +142,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self.reply("message", self.own_ref(event), **message)
 
     async def room_presence(self, event):
-        if event["room"] in self.rooms and event["sender"] != self.channel_name:
+        if event["room"] in self.rooms and event["but"] != self.channel_name:
             await self.reply(event["what"], room=event["room"], name=event["name"])
 
     async def user_whisper(self, event):
@@ -161,17 +161,11 @@ class ChatConsumer(AsyncWebsocketConsumer):
             event["ref"] = ref
         await self.send(json.dumps(event))
 
-    async def tell(self, room, what, name):
-        """Tell the others in a room that somebody has arrived or departed."""
+    async def tell(self, room, what, name, but=None):
+        """Tell everyone in a room, but one, that somebody has arrived or departed."""
         await self.channel_layer.group_send(
             room_group(room),
-            {
-                "type": "room.presence",
-                "what": what,
-                "room": room,
-                "name": name,
-                "sender": self.channel_name,
-            },
+            {"type": "room.presence", "what": what, "room": room, "name": name, "but": but},
         )
 
     def own_ref(self, event):

@@ -82,7 +82,13 @@ DATABASES = {
 
 # The channel layer
 
-REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379")
+REDIS_URL = (
+    os.environ.get("CHAT_REDIS_URL") or os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379"
+)
+# No timeout of the socket: by default redis 8 gives up on a read after 5 s, which is how long the layer lets Redis wait for a
+# message, so whoever hears nothing for 5 s is disconnected (redis/redis-py#4091). And with any timeout at all it waits in a way
+# that can swallow a cancellation before Python 3.12: a connection that has ended then stays in its rooms.
+REDIS_HOSTS = [{"address": REDIS_URL, "socket_timeout": None}]
 CHANNEL_LAYERS = {
     "default": {
         # Within one process. Other processes hear nothing of what is said here.
@@ -90,12 +96,12 @@ CHANNEL_LAYERS = {
         # Messages wait in lists in Redis.
         "redis": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": [REDIS_URL]},
+            "CONFIG": {"hosts": REDIS_HOSTS},
         },
         # Messages go to whoever listens at that moment.
         "pubsub": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [REDIS_URL]},
+            "CONFIG": {"hosts": REDIS_HOSTS},
         },
     }[os.environ.get("CHAT_CHANNEL_LAYER", "memory")]
 }
