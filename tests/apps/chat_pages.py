@@ -1,0 +1,94 @@
+"""The page of a chat in a real browser, for whichever chat: two people, each in a window of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+if CHROMIUM is None and os.environ.get("CI"):
+    pytest.fail("CI needs a browser. Install Chromium:\napt-get install -y chromium", pytrace=False)
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="NOTICE: there is no Chromium here, so the chat is not tried in a browser",
+)
+
+
+class Window:
+    """A browser window with cookies of its own, before the chat."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", self._console)
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error" and "WebSocket connection to" not in message.text:
+            self.faults.append(message.text)
+
+    def enter(self, address: str, name: str, room: str) -> None:
+        self.page.goto(address)
+        self.page.get_by_label("Your name").fill(name)
+        self.page.get_by_role("button", name="Log in").click()
+        self.connected()
+        self.page.get_by_role("button", name=room).click()
+        self.page.get_by_role("heading", name=room).wait_for()
+
+    def connected(self) -> None:
+        self.page.get_by_role("status").get_by_text("Connected", exact=True).wait_for()
+
+    def say(self, text: str, to: str | None = None) -> None:
+        if to:
+            self.page.get_by_label("To").select_option(to)
+        self.page.get_by_label("Message").fill(text)
+        self.page.get_by_label("Message").press("Enter")
+
+    def sees(self, text: str) -> None:
+        """Wait until a line of the room is this, whatever the time beside it."""
+        line = re.compile(rf"^{re.escape(text)}(\d\d:\d\d.*)?$")
+        self.page.get_by_role("log").get_by_role("listitem").filter(has_text=line).wait_for()
+
+    def lines(self) -> list[str]:
+        """Return the room's lines, without the times."""
+        texts = self.page.get_by_role("log").get_by_role("listitem").all_inner_texts()
+        return [re.sub(r"\s*\d\d:\d\d( [AP]M)?$", "", text) for text in texts]
+
+    def here(self) -> list[str]:
+        found: list[str] = (
+            self.page.get_by_role("complementary").get_by_role("listitem").all_inner_texts()
+        )
+        return found
+
+
+@contextlib.contextmanager
+def windows(*, count: int = 2, dark: bool = False) -> Iterator[list[Window]]:
+    """Open so many windows that share nothing."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        try:
+            opened = [
+                browser.new_context(
+                    color_scheme="dark" if dark else "light",
+                    viewport={"width": 900, "height": 620},
+                ).new_page()
+                for _ in range(count)
+            ]
+            for page in opened:
+                page.set_default_timeout(15_000)
+            yield [Window(page) for page in opened]
+        finally:
+            browser.close()
