@@ -69,9 +69,8 @@ def test_a_page_that_is_cut_off_comes_back_to_its_room(chat):
 
 
 def test_it_works_behind_the_prefix_of_a_proxy(chat, tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    with jupyterlab(folder, tmp_path / "home") as lab, windows() as (ada, bob):
+    (tmp_path / "home").mkdir()
+    with jupyterlab(tmp_path, tmp_path / "home") as lab, windows() as (ada, bob):
         base, token = lab.split("/lab/")[0], lab.split("token=")[1].split("&")[0]
         for window, name in ((ada, "ada"), (bob, "bob")):
             window.enter(f"{base}/proxy/{chat.port}/?token={token}", name, "lobby")
