@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import sqlite3
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .process import Child
@@ -21,7 +24,28 @@ DEFAULTS: dict[str, Any] = {
 """What `configure` sets where it is told nothing else: URLs are the `urlpatterns` of the notebook itself, channel layers are in
 memory, and warnings go to the logs of the servers, because Django adds no handlers of its own."""
 
+_DATABASE = "file:/workbook?vfs=memdb"
+
+WITH_USERS: dict[str, Any] = {
+    "INSTALLED_APPS": [
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django.contrib.sessions",
+    ],
+    "MIDDLEWARE": [
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+    ],
+    "DATABASES": {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": _DATABASE}},
+}
+"""Settings for `configure`: users and sessions, in a database in the memory of this process. `empty_database` makes its tables.
+
+Not `:memory:` and not `mode=memory`: those Django never closes, and the first is another database in each thread. What the VFS
+`memdb` keeps under a name that begins with a slash belongs to the whole process (https://sqlite.org/src/file/src/memdb.c).
+"""
+
 _lock = threading.Lock()
+_kept: sqlite3.Connection | None = None  # the database ends with its last connection
 _configured: dict[str, Any] | None = None
 
 
@@ -45,7 +69,7 @@ def configure(**settings: Any) -> None:
     wanted = {**DEFAULTS, **settings}
     with _lock:
         if not present.configured:
-            present.configure(**wanted)
+            present.configure(**copy.deepcopy(wanted))  # Django adds to DATABASES
             _configured = wanted
         if _configured is None:
             raise RuntimeError(
@@ -64,6 +88,39 @@ def configure(**settings: Any) -> None:
             )
         django.setup()
         clear_url_caches()
+
+
+def empty_database() -> None:
+    """Give a Django with a database in memory (`WITH_USERS`) empty tables, in a cell, too.
+
+    The first call makes the tables of all installed apps, without their migrations; each later one empties them.
+    """
+    global _kept
+    with _lock, ThreadPoolExecutor(1) as thread:  # Django refuses to work in a thread with a loop
+        if _kept is None:
+            thread.submit(_make_tables).result()
+            _kept = sqlite3.connect(_DATABASE, uri=True, check_same_thread=False)
+        thread.submit(_empty_tables).result()
+
+
+def _make_tables() -> None:
+    from django.apps import apps
+    from django.core.management import call_command
+    from django.test.utils import override_settings
+
+    without = {app.label: None for app in apps.get_app_configs()}
+    with override_settings(MIGRATION_MODULES=without):
+        call_command("migrate", run_syncdb=True, verbosity=0)
+
+
+def _empty_tables() -> None:
+    from django.core.management import call_command
+    from django.db import connection
+
+    try:
+        call_command("flush", interactive=False, verbosity=0)
+    finally:
+        connection.close()
 
 
 class _Runserver(Server):

@@ -133,3 +133,55 @@ def test_what_a_consumer_raises_is_in_the_log():
         ):
             pass
         assert eventually(lambda: any("'group_add'" in line for line in site.log))
+
+
+USERS = """
+import asyncio
+from helpers import project
+project.configure(**project.WITH_USERS)
+from django.contrib.auth.models import User
+from django.db import connection
+"""
+
+
+def test_a_database_in_memory_is_one_for_all_threads_and_emptied_at_each_call():
+    said = run(
+        USERS
+        + """
+import threading
+
+async def cell():
+    project.empty_database()
+
+for names in (["ada", "ben"], ["ada"]):
+    asyncio.run(cell())
+    for name in names:
+        thread = threading.Thread(target=User.objects.create, kwargs={"username": name})
+        thread.start()
+        thread.join()
+    print(User.objects.count())
+    connection.close()
+"""
+    )
+    assert said.split() == ["2", "1"]
+
+
+def test_its_connections_are_closed_and_leave_the_database():
+    said = run(
+        USERS
+        + """
+project.empty_database()
+User.objects.create(username="ada")
+connection.close()
+print(connection.connection, User.objects.count())
+"""
+    )
+    assert said.split() == ["None", "1"]
+
+
+def test_configuring_leaves_the_settings_as_they_were():
+    said = run(
+        USERS
+        + 'print(project.WITH_USERS["DATABASES"]["default"])\nproject.configure(**project.WITH_USERS)'
+    )
+    assert "CONN_MAX_AGE" not in said
