@@ -12,6 +12,7 @@ ROOMS_REDIS = os.environ.get("ROOMS_REDIS")
 IN_MEMORY = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 IN_REDIS = {
     "BACKEND": "channels_redis.core.RedisChannelLayer",
-    "CONFIG": {"hosts": [ROOMS_REDIS]},
+    # No timeout of the socket: redis 8 gives up on a read after 5 s, and the layer waits as long (redis/redis-py#4091).
+    "CONFIG": {"hosts": [{"address": ROOMS_REDIS, "socket_timeout": None}]},
 }
 CHANNEL_LAYERS = {"default": IN_REDIS if ROOMS_REDIS else IN_MEMORY}

@@ -70,7 +70,6 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("CHAT_DATABASE", BASE_DIR / "db.sqlite3"),
-        "CONN_MAX_AGE": 60,
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",  # who is going to write waits for its turn at the beginning
