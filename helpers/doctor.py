@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import platform
 import re
@@ -28,6 +29,8 @@ from .broker import NEEDED_BY as NEEDS_VALKEY
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
+CHAT = ROOT / "helpers/apps/socketio_chat"
+GET_CLIENT = f"run `npm ci --ignore-scripts` in {CHAT.relative_to(ROOT)}."
 
 DEADLINE = 5.0
 """Seconds that anything on this machine gets to answer."""
@@ -248,6 +251,22 @@ def node() -> Result:
     return Result("ok", "Node", answer.stdout.strip().lstrip("v"))
 
 
+def socketio_client() -> Result:
+    """Look for the JavaScript client of Socket.IO, which the page of the Socket.IO chat uses."""
+    modules = CHAT / "node_modules"
+    try:
+        here = json.loads((modules / "socket.io-client/package.json").read_text())["version"]
+        wanted = json.loads((CHAT / "package.json").read_text())["dependencies"]["socket.io-client"]
+    except (OSError, ValueError, KeyError):
+        finding = "not here; the page of the Socket.IO chat takes it from cdn.jsdelivr.net, which needs the internet."
+        if shutil.which("npm") is None:
+            return Result("none", "Socket.IO client", finding)
+        return Result("none", "Socket.IO client", finding, GET_CLIENT)
+    if here != wanted:
+        return Result("fail", "Socket.IO client", f"it is {here}, not {wanted}.", GET_CLIENT)
+    return Result("ok", "Socket.IO client", here)
+
+
 def proxies() -> Result:
     """Look for a proxy that would get what is meant for this machine."""
     # What urllib takes from the environment, and on macOS and Windows from the system's settings.
@@ -299,6 +318,7 @@ CHECKS: tuple[tuple[str, Callable[[], Result]], ...] = (
     ("nginx", nginx),
     ("Valkey", valkey),
     ("Node", node),
+    ("Socket.IO client", socketio_client),
     ("Proxy", proxies),
     ("Hub", hub),
 )

@@ -23,6 +23,7 @@ SUBJECTS = [
     "nginx",
     "Valkey",
     "Node",
+    "Socket.IO client",
     "Proxy",
     "Hub",
 ]
@@ -282,6 +283,29 @@ def test_node_is_optional(monkeypatch, tmp_path):
     assert "does not start" in result.finding
     fake.write_text("#!/bin/sh\necho v20.1.2\n")
     assert str(doctor.node()) == "[ OK ] Node: 20.1.2"
+
+
+def test_the_client_of_socketio_is_optional(monkeypatch, tmp_path):
+    """With or without npm, in another version, or here."""
+    monkeypatch.setattr(doctor, "CHAT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = (
+        "[ -- ] Socket.IO client: not here; the page of the Socket.IO chat takes it from cdn.jsdelivr.net, "
+        "which needs the internet."
+    )
+    assert str(doctor.socketio_client()) == missing
+    npm = tmp_path / "npm"
+    npm.write_text("")
+    npm.chmod(0o755)
+    cure = " Cure: run `npm ci --ignore-scripts` in helpers/apps/socketio_chat."
+    assert str(doctor.socketio_client()) == missing + cure
+    installed = tmp_path / "node_modules/socket.io-client/package.json"
+    installed.parent.mkdir(parents=True)
+    installed.write_text('{"version": "4.0.0"}')
+    (tmp_path / "package.json").write_text('{"dependencies": {"socket.io-client": "4.0.1"}}')
+    assert str(doctor.socketio_client()).startswith("[FAIL] Socket.IO client: it is 4.0.0, not")
+    installed.write_text('{"version": "4.0.1"}')
+    assert str(doctor.socketio_client()) == "[ OK ] Socket.IO client: 4.0.1"
 
 
 # Proxies

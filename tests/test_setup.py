@@ -237,7 +237,7 @@ def test_a_python_without_venv_gets_one_line(clone, tmp_path):
 
 
 def test_continuous_integration_calls_make_test(tmp_path):
-    """.ci/run installs Chromium where it is missing, and only there, then calls `make test` with CI=true."""
+    """.ci/run installs Chromium and npm where they are missing, and only there, then calls `make test` with CI=true."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     log = tmp_path / "log"
@@ -255,12 +255,13 @@ def test_continuous_integration_calls_make_test(tmp_path):
     subprocess.run([script], env=env, check=True, timeout=30)
     assert log.read_text().splitlines() == [
         "apt-get update --quiet CI=",
-        "apt-get install --quiet --yes --no-install-recommends chromium CI=",
+        "apt-get install --quiet --yes --no-install-recommends chromium npm CI=",
         "make test CI=true",
     ]
     log.unlink()
-    (tools / "chromium").write_text("#!/bin/sh\n")
-    (tools / "chromium").chmod(0o755)
+    for name in ("chromium", "npm"):
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
     subprocess.run([script], env=env, check=True, timeout=30)
     assert log.read_text().splitlines() == ["make test CI=true"]
 

@@ -4,6 +4,8 @@ The state of ``.venv`` is told by two stamp files inside it. A stamp is written 
 away first, so a stamp that is there and names the locks of today means a finished set-up. Anything
 else (a Ctrl-C, a ``kill -9``, a changed lock, another Python) means: begin again from nothing.
 
+Where there is npm, it then gets the JavaScript client of Socket.IO, which the page of a chat uses.
+
 This file runs before anything is installed, so it uses the standard library only.
 """
 
@@ -13,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -138,6 +141,59 @@ class Environment:
             )
 
 
+def npm() -> str | None:
+    """Return the path of npm, or None where there is none."""
+    return shutil.which("npm")
+
+
+class Client:
+    """The JavaScript client of Socket.IO, for the page of a chat: got by npm, where there is npm.
+
+    Without it, nothing but this page needs the internet. So it is tried once, and not again before something has changed.
+
+    Args:
+        root: The clone. The client is put into the chat's ``node_modules``, as its lock file says.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.folder = root / "helpers" / "apps" / "socketio_chat"
+        self.file = self.folder / "node_modules/socket.io-client/dist/socket.io.min.js"
+        self.stamp = root / ".venv" / ".ready-client"
+
+    def expected(self) -> str:
+        """Return what the stamp must begin with: the digest of the lock."""
+        return hashlib.sha256((self.folder / "package-lock.json").read_bytes()).hexdigest()
+
+    def ready(self) -> bool:
+        """Tell whether there is nothing to do: it is here and up to date, cannot be had, or could not."""
+        if npm() is None:
+            return True
+        try:
+            digest, _, outcome = self.stamp.read_text().partition(" ")
+        except OSError:
+            return False
+        return digest == self.expected() and (outcome == "failed" or self.file.exists())
+
+    def make(self) -> bool:
+        """Get it, by the digests in the lock file, and return whether that worked; if not, say what follows from it."""
+        self.stamp.unlink(missing_ok=True)
+        command = [npm() or "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        command += ["--fetch-retries=1"]  # without a network, 10 s and not 70
+        env = {**os.environ, "npm_config_update_notifier": "false", "npm_config_loglevel": "error"}
+        status = subprocess.run(
+            command, cwd=self.folder, env=env, stdout=subprocess.DEVNULL, close_fds=False
+        ).returncode
+        self.stamp.write_text(f"{self.expected()} {'failed' if status else 'here'}")
+        if status:
+            print(
+                f"npm could not get Socket.IO's JavaScript client (status {status}); the lines above say why. Only the page of "
+                "the Socket.IO chat uses it, and takes it from the internet now. To try again: make setup, after rm "
+                ".venv/.ready-client",
+                flush=True,
+            )
+        return status == 0
+
+
 def pinned(lock: str, name: str) -> str:
     """Return the entry of one package, with its hashes, from the text of a lock.
 
@@ -187,16 +243,20 @@ def main(arguments: Sequence[str]) -> int:
     """
     kind = arguments[-1]
     environment = Environment()
+    client = Client(environment.root)
     if "--ready" in arguments:
-        return 0 if environment.ready(kind) else 1
+        return 0 if environment.ready(kind) and client.ready() else 1
     try:
         with alone(environment.root):
-            if environment.ready(kind):
-                return 0
             begin = time.monotonic()
-            version = ".".join(map(str, sys.version_info[:3]))
-            print(f"Setting up .venv with Python {version}, once: a minute or so.", flush=True)
-            environment.make(kind)
+            if not environment.ready(kind):
+                version = ".".join(map(str, sys.version_info[:3]))
+                print(f"Setting up .venv with Python {version}, once: a minute or so.", flush=True)
+                environment.make(kind)
+            elif client.ready():
+                return 0
+            if not client.ready():
+                client.make()
             print(f"Ready after {time.monotonic() - begin:.0f} s.", flush=True)
     except SetupError as error:
         print(f"Set-up: {error}", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -189,6 +191,7 @@ def here(clone, monkeypatch):
     """Let the script work in that clone."""
     environment = Recorded(clone)
     monkeypatch.setattr(setup, "Environment", lambda: environment)
+    monkeypatch.setattr(setup, "npm", lambda: None)
     return environment
 
 
@@ -261,3 +264,93 @@ def test_an_installer_that_outlives_its_parent_is_waited_for(clone):
             parent.stdin.close()  # the child reads the end of its input, and ends
             parent.stdin = None
             fcntl.flock(file, fcntl.LOCK_EX)  # the timeout of the test is the deadline
+
+
+# The JavaScript client of Socket.IO
+
+
+@pytest.fixture
+def fake_npm(here, tmp_path, monkeypatch):
+    """An npm that does what npm does with the folder, or fails, and notes each call."""
+    chat = here.root / "helpers/apps/socketio_chat"
+    chat.mkdir(parents=True)
+    (chat / "package-lock.json").write_text("{}")
+    program = tmp_path / "npm"
+    program.write_text(
+        '#!/bin/sh\necho "$@" >> calls\n[ -e offline ] && echo "no network" >&2 && exit 3\n'
+        "mkdir -p node_modules/socket.io-client/dist\n"
+        "echo > node_modules/socket.io-client/dist/socket.io.min.js\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(setup, "npm", lambda: str(program))
+    return chat
+
+
+def calls(chat: Path) -> list[str]:
+    return (chat / "calls").read_text().splitlines() if (chat / "calls").exists() else []
+
+
+def test_npm_gets_the_client_once(fake_npm, capfd):
+    """By the lock file, without running anything of the packages; then all is quiet."""
+    assert setup.main(["--ready", "lab"]) == 1
+    assert setup.main(["lab"]) == 0
+    assert setup.main(["--ready", "lab"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith("Ready after ")
+    assert setup.main(["lab"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert calls(fake_npm) == ["ci --ignore-scripts --no-audit --no-fund --fetch-retries=1"]
+
+
+@pytest.mark.parametrize("change", ["another lock", "no file"])
+def test_a_client_that_is_not_what_the_lock_says_is_got_again(fake_npm, change):
+    assert setup.main(["lab"]) == 0
+    if change == "another lock":
+        (fake_npm / "package-lock.json").write_text("{ }")
+    else:
+        shutil.rmtree(fake_npm / "node_modules")
+    assert setup.main(["--ready", "lab"]) == 1
+    assert setup.main(["lab"]) == 0
+    assert len(calls(fake_npm)) == 2
+
+
+def test_a_set_up_goes_on_without_the_client(fake_npm, capfd):
+    """It is for one page: npm's failure is told once, and the next `make lab` does not wait for it again."""
+    (fake_npm / "offline").write_text("")
+    assert setup.main(["lab"]) == 0
+    out, err = capfd.readouterr()
+    assert err == "no network\n"
+    assert "npm could not get Socket.IO's JavaScript client (status 3)" in out
+    assert setup.main(["--ready", "lab"]) == 0
+    assert setup.main(["lab"]) == 0
+    assert len(calls(fake_npm)) == 1
+
+
+def test_where_there_is_no_npm_nothing_is_missed(here, monkeypatch):
+    monkeypatch.setattr(setup, "npm", lambda: None)
+    assert setup.main(["lab"]) == 0
+    assert setup.main(["--ready", "lab"]) == 0
+
+
+def test_an_interrupt_of_npm_is_not_the_end_of_it(fake_npm, monkeypatch):
+    def interrupt(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setup.subprocess, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            setup.Client(fake_npm.parents[2]).make()
+    assert not setup.Client(fake_npm.parents[2]).ready()
+
+
+def test_the_lock_of_npm_is_exact_and_names_no_address():
+    """Each package has one version and a digest, and comes from wherever npm is told to look."""
+    text = (ROOT / "helpers/apps/socketio_chat/package-lock.json").read_text()
+    assert "resolved" not in text
+    assert "://" not in text
+    project, *packages = json.loads(text)["packages"].values()
+    assert [package for package in packages if not package["integrity"].startswith("sha512-")] == []
+    assert len(packages) >= 5
+    (wanted,) = project["dependencies"].items()
+    declared = json.loads((ROOT / "helpers/apps/socketio_chat/package.json").read_text())
+    assert dict([wanted]) == declared["dependencies"]
+    assert re.fullmatch(r"4\.\d+\.\d+", wanted[1])
