@@ -56,12 +56,13 @@ def open_files() -> dict[int, str]:
 
 
 class Belongings:
-    """The threads, file descriptors and child processes that this process has now."""
+    """The threads, file descriptors, child processes and environment variables that this process has now."""
 
     def __init__(self) -> None:
         self.threads = set(threading.enumerate())
         self.files = open_files() if Path("/proc/self/fd").is_dir() else {}
         self.children = set(psutil.Process().children(recursive=True))
+        self.variables = {name: os.environ[name] for name in os.environ if "PYTEST" not in name}
 
     def more_than(self, before: Belongings) -> list[str]:
         """Return what there is now and was not there before, in words."""
@@ -69,6 +70,7 @@ class Belongings:
             *(f"thread {thread.name}" for thread in self.threads - before.threads),
             *(f"file {what}" for fd, what in self.files.items() if before.files.get(fd) != what),
             *(f"child {child}" for child in self.children - before.children),
+            *(f"variable {n}" for n, v in self.variables.items() if before.variables.get(n) != v),
         ]
 
 

@@ -31,7 +31,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no Val
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a folder of one's own, without a REDIS_URL."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("REDIS_URL", "")  # so that it is put back, whatever a test sets
+    monkeypatch.delenv("REDIS_URL")
     return tmp_path
 
 
