@@ -126,9 +126,7 @@ def run(path: Path, timeout: float = 60.0) -> Any:
     """Run a notebook in a fresh kernel and return it with its new outputs."""
     notebook = nbformat.read(path, as_version=4)
     # Where no set-up has told Python about the clone (conda), the kernel finds `helpers` this way.
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     client = NotebookClient(
         notebook,
         timeout=timeout,
@@ -137,7 +135,7 @@ def run(path: Path, timeout: float = 60.0) -> Any:
         store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.execute()
+    client.execute(env={**os.environ, "PYTHONPATH": paths})
     return notebook
 
 
