@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -48,6 +51,36 @@ def test_the_digest_for_the_cdn_is_that_of_the_file_that_npm_brings():
     digest = base64.b64encode(hashlib.sha384(CLIENT.read_bytes()).digest()).decode()
     assert f"sha384-{digest}" == client.INTEGRITY
     assert f"Socket.IO v{client.VERSION}\n" in CLIENT.read_text()[:200]
+
+
+IN_NODE = """
+const { io } = require("socket.io-client");
+const [address, cookie] = process.argv.slice(1);
+const socket = io(address, { extraHeaders: { Cookie: cookie }, reconnection: false });
+const heard = [];
+socket.onAny((event, payload) => heard.push([event, payload.text ?? payload.name ?? payload.room]));
+socket.on("welcome", () => socket.emit("join", { room: "lobby" }));
+socket.on("joined", () => socket.emit("say", { room: "lobby", text: "from Node" }));
+socket.on("said", () => { console.log(JSON.stringify(heard)); socket.disconnect(); });
+socket.on("connect_error", (error) => { console.log(error.message); process.exit(1); });
+"""
+
+
+@needs_client
+@pytest.mark.skipif(shutil.which("node") is None, reason="NOTICE: there is no Node here")
+def test_the_official_client_talks_to_it_from_node_too():
+    with serve(CHAT, process=True) as chat:
+        cookie = socketio_chat.log_in(chat, "ada")["Cookie"]
+        done = subprocess.run(
+            ["node", "-e", IN_NODE, chat.url(), cookie],
+            cwd=socketio_chat.FOLDER,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    heard = [["welcome", "ada"], ["joined", "lobby"], ["said", "from Node"]]
+    assert json.loads(done.stdout) == heard
 
 
 @needs_browser
