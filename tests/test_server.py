@@ -376,6 +376,11 @@ def test_frames_of_a_notebook_can_be_read() -> None:
             assert "Sec-WebSocket-Extensions" not in connection.response.headers
             if isinstance(kind, WebSockets):
                 assert "Server" not in connection.response.headers
+    server = serve(Flask("flask"))
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
+    with contextlib.closing(client):
+        client.request("GET", "/")
+        assert client.getresponse().headers["Server"] == "Werkzeug"
 
 
 def test_proxies_in_the_environment_do_not_matter() -> None:
