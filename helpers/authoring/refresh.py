@@ -126,7 +126,8 @@ def run(path: Path, timeout: float = 60.0) -> Any:
     """Run a notebook in a fresh kernel and return it with its new outputs."""
     notebook = nbformat.read(path, as_version=4)
     # Where no set-up has told Python about the clone (conda), the kernel finds `helpers` this way.
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Not by execute(env=…), which makes jupyter_client give the kernel no keys for its connections.
+    before = os.environ.get("PYTHONPATH")
     client = NotebookClient(
         notebook,
         timeout=timeout,
@@ -135,7 +136,13 @@ def run(path: Path, timeout: float = 60.0) -> Any:
         store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.execute(env={**os.environ, "PYTHONPATH": paths})
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    try:
+        client.execute()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
     return notebook
 
 
