@@ -691,16 +691,16 @@ def _remember(server: Server) -> None:
 
 def _forget(server: Server) -> None:
     global _interval_before
-    server.running = False
     with _lock:
-        if _servers.get(server.name) is server:
-            del _servers[server.name]
-        if not _servers:
+        if not any(other is not server for other in _servers.values()):
             _capture.stop()
             _end_sync_thread()
             if _interval_before is not None:
                 sys.setswitchinterval(_interval_before)
                 _interval_before = None
+        if _servers.get(server.name) is server:
+            del _servers[server.name]
+        server.running = False  # at last: a stop that is interrupted before can be taken up again
 
 
 def _end_sync_thread() -> None:

@@ -1232,6 +1232,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing_half_started() -> None:
     child = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
+    assert child.returncode == 0, child.stderr
     assert "Exception in thread" not in child.stderr
     seen = json.loads(child.stdout)
     assert seen["left"] == []
