@@ -1154,7 +1154,7 @@ def start():
     serve(APPLICATIONS[kind](), name="chat")
 
 def wait():
-    server._servers["chat"].run(asyncio.sleep(60), timeout=60)
+    server._servers["chat"].run(asyncio.sleep(2), timeout=60)  # long enough, also where Python ignores the interrupt
 
 def stop():
     server._servers["chat"].stop()
