@@ -1147,6 +1147,7 @@ def flask():
     return application
 
 APPLICATIONS = {"asgi": lambda: asgi, "flask": flask, "websockets": lambda: handler}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us with & has it ignored
 INTERVAL = sys.getswitchinterval()
 SHADOWED = "write" in vars(sys.stdout), type(sys.stdout)
 
