@@ -192,3 +192,13 @@ def test_no_command_is_an_error():
     result = run()
     assert result.returncode == 1
     assert result.stderr == ("usage: python -m helpers.authoring.offline [--audit] COMMAND...\n")
+
+
+@pytest.mark.skipif(
+    os.environ.get("WORKBOOK_OFFLINE") != "namespace" or "PYTEST_XDIST_WORKER" not in os.environ,
+    reason="needs what make test sets up",
+)
+def test_a_worker_shares_its_ports_with_no_other():
+    """Jupyter chooses a kernel's ports and takes them later: a server of the other worker came in between."""
+    mine, parents = (os.readlink(f"/proc/{pid}/ns/net") for pid in ("self", os.getppid()))
+    assert (mine != parents) == (os.getuid() == 0)
