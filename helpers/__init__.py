@@ -8,6 +8,7 @@ from typing import Any
 # Everything at once, and not when first used: `tap` and `decode` are functions here and modules below, and whoever imports
 # one of these modules first would otherwise decide which of the two a notebook gets.
 try:
+    from .balancer import balancer
     from .broker import broker
     from .decode import decode
     from .draw import chart, ladder, page, table
@@ -30,6 +31,7 @@ except ModuleNotFoundError as error:
 
 
 __all__ = [
+    "balancer",
     "broker",
     "chart",
     "decode",

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from .balancer import NEEDED_BY as NEEDS_NGINX
 from .broker import NEEDED_BY as NEEDS_VALKEY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +35,6 @@ GET_CLIENT = f"run `npm ci --ignore-scripts` in {CHAT.relative_to(ROOT)}."
 
 DEADLINE = 5.0
 """Seconds that anything on this machine gets to answer."""
-
-NEEDS_NGINX = "notebooks 11 and 14"
 
 PROXIED = {
     "http": ("httpx", "requests", "urllib", "websockets"),

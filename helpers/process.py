@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,13 +36,22 @@ class Child:
         command: the program and its arguments.
         name: what to call it in messages.
         env: variables to add to this process's environment.
+        folder: files that only the command uses, deleted when it has ended, whatever ended it.
     """
 
     def __init__(
-        self, command: Sequence[str], *, name: str, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        env: Mapping[str, str] | None = None,
+        folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.name = name
+        self._folder = folder
         handle, path = tempfile.mkstemp(prefix=f"workbook-{os.getpid()}-", suffix=".log")
+        os.close(handle)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)  # nginx opens it a second time
         self._log_path = Path(path)
         self.log: Log = _file_log(path)
         root = str(Path(__file__).resolve().parent.parent)
@@ -53,6 +63,7 @@ class Child:
             **(env or {}),
         }
         guard = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), path]
+        guard.append(os.fspath(folder or ""))
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = subprocess.Popen(
@@ -130,6 +141,8 @@ class Child:
                 process.wait(timeout)
         self.log.close()
         self._log_path.unlink(missing_ok=True)  # unless it was killed, the guard has done it
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Child:
         return self
@@ -195,15 +208,22 @@ def _kill_group(leader: int, process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _guard(log_path: str, *command: str) -> int:
-    """Run a command until it ends or standard input does, and then delete its log file."""
+def _guard(log_path: str, folder: str, *command: str) -> int:
+    """Run a command until it ends or standard input does, and then delete its log file and its folder."""
+
+    def delete() -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(log_path)  # whoever wants to read it has it open
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
     # SIGTERM is sent to the whole group, of which this is the leader. Not SIG_IGN, which the command would inherit.
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", flush=True)
-        os.unlink(log_path)
+        delete()
         return 127
 
     last = signal.SIGTERM
@@ -220,8 +240,7 @@ def _guard(log_path: str, *command: str) -> int:
 
     threading.Thread(target=lifeline, daemon=True).start()
     status = process.wait()
-    with contextlib.suppress(OSError):
-        os.unlink(log_path)  # whoever wants to read it has it open
+    delete()
     if hasattr(os, "killpg"):
         os.killpg(
             0, last

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .process import Child
 
 R = TypeVar("R")
+S = TypeVar("S", bound="Server")
 
 GRACE = 0.5
 """Seconds that a WebSocket client gets to answer the close frame of a server that stops."""
@@ -576,6 +577,19 @@ def serve(
         RuntimeError: the server did not start; the message holds what it said.
     """
     started = _choose(application, name, process, server, env, options)
+    return launch(started, timeout)
+
+
+def launch(started: S, timeout: float = 10.0) -> S:
+    """Open a server that has been made, in place of the one of its name, and return it when it is ready.
+
+    Args:
+        started: the server.
+        timeout: seconds that starting may take, 10 by default.
+
+    Raises:
+        RuntimeError: it did not start; the message holds what it said.
+    """
     with _lock:
         previous = _servers.get(started.name)
     if previous is not None:

@@ -24,6 +24,7 @@ import helpers
 ROOT = Path(__file__).parent.parent
 
 NAMES = [
+    "balancer",
     "broker",
     "chart",
     "decode",

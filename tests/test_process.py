@@ -176,6 +176,33 @@ def test_what_a_child_left_behind_ends_when_it_has_ended() -> None:
     child.stop()
 
 
+@pytest.mark.parametrize("program", [SAY, "pass"])
+def test_a_folder_of_a_child_goes_with_it(tmp_path: Path, program: str) -> None:
+    folder = tmp_path / "its own"
+    folder.mkdir()
+    (folder / "file").touch()
+    with Child([sys.executable, "-c", program], name="tidy", folder=folder) as child:
+        if program == SAY:
+            child.wait_until(lambda: len(child.log))
+            assert folder.exists()
+            child.stop()
+        assert eventually(lambda: not folder.exists())
+
+
+def test_a_log_can_be_opened_twice() -> None:
+    """nginx opens its log by its name, while what the guard has opened is still written to."""
+    program = """
+import sys
+again = open("/dev/stdout", "a")
+for word in ("one", "two", "three"):
+    for stream in (again, sys.stdout):
+        print(word, file=stream, flush=True)
+"""
+    with Child([sys.executable, "-c", program], name="two") as child:
+        assert eventually(lambda: not child.running)
+        assert list(child.log) == ["one", "one", "two", "two", "three", "three"]
+
+
 def test_a_start_that_fails_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(FileNotFoundError):
