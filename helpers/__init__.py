@@ -11,7 +11,7 @@ try:
     from .balancer import balancer
     from .broker import broker
     from .decode import decode
-    from .draw import chart, ladder, page, table
+    from .draw import chart, ladder, show, table
     from .lesson import expect, predict
     from .panel import panel
     from .server import serve
@@ -37,10 +37,10 @@ __all__ = [
     "decode",
     "expect",
     "ladder",
-    "page",
     "panel",
     "predict",
     "serve",
+    "show",
     "table",
     "tap",
 ]

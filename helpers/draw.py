@@ -177,24 +177,36 @@ def _dump(message: Message) -> list[str]:
     return lines
 
 
-def page(server: Server | Tap, path: str = "/", *, title: str, height: int = 160) -> Drawing:
+FOLLOW = (
+    "const frame = this.querySelector('iframe'), to = new URL(frame.src); "
+    "if (location.hostname + to.hostname == 'localhost127.0.0.1') "
+    "{ to.hostname = 'localhost'; frame.src = to }"
+)
+"""The script of a page's frame: it follows the name in the address bar. To a browser 127.0.0.1 and localhost are two sites,
+though one server is at both, and it gives no cookies to a frame of another site."""
+
+
+def show(
+    server: Server | Tap, path: str = "/", *, title: str | None = None, height: int = 160
+) -> Drawing:
     """Show a page of a server in the notebook, and a link that opens it in a tab of its own.
 
     The page is folded away and loads when it is unfolded: a stored notebook would otherwise call a port where the server of an
-    earlier day no longer listens.
+    earlier day no longer listens. Pages in one browser share its cookies: to a server with users they are one person.
 
     Args:
         server: who serves the page, or a tap in front of it.
         path: the page's path.
-        title: what the page is, in a few words.
+        title: what the page is, in a few words, also for who hears it; by default its path.
         height: the height of its frame, in pixels.
     """
+    title = title or f"The page at {path}"
     url = html.escape(server.browser_url(path))
     name = html.escape(title)
     markup = (
-        f'<details><summary>Show here: {name}</summary><iframe src="{url}" title="{name}" loading="lazy" width="100%" '
-        f'height="{height}" style="border:{_LINE}"></iframe></details>'
-        f'<a href="{url}" target="_blank" rel="noopener">Open in a tab: {name}</a>'
+        f'<details ontoggle="{FOLLOW}"><summary>Show here: {name}</summary>'
+        f'<iframe src="{url}" title="{name}" loading="lazy" width="100%" height="{height}" style="border:{_LINE}"></iframe>'
+        f'</details><a href="{url}" target="_blank" rel="noopener">Open in a tab: {name}</a>'
     )
     return Drawing(f"{title}: {server.browser_url(path)}", markup)
 

@@ -99,9 +99,9 @@ def test_the_stop_button_ends_a_cell_that_waits_for_ever(user, folder):
 
 def test_a_learner_plays_with_the_network_while_a_page_talks(user, folder):
     start = (
-        "from helpers import page, panel, serve, tap\nfrom helpers.apps import pulse\n"
+        "from helpers import panel, serve, show, tap\nfrom helpers.apps import pulse\n"
         "server = serve(pulse.app, name='pulse')\nwire = tap(server)\n"
-        "page(wire, title='There and back', height=140)"
+        "show(wire, title='There and back', height=140)"
     )
     healed = "lambda recording: any(chunk.event.startswith('ends') for chunk in recording)"
     busy = f"wire.wait_for({healed}, timeout=30)"

@@ -13,9 +13,9 @@ from test_server import WebSockets, start
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.sync.client import connect
 
-from helpers import chart, decode, ladder, page, table, tap
+from helpers import chart, decode, ladder, show, table, tap
 from helpers.decode import Chunk
-from helpers.draw import Drawing
+from helpers.draw import FOLLOW, Drawing
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -59,7 +59,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         names = [name for name, _ in attrs]
         assert len(set(names)) == len(names), f"{tag} has an attribute twice"
-        assert not any(name.startswith("on") for name in names), f"{tag} has a handler"
+        handlers = [attribute for attribute in attrs if attribute[0].startswith("on")]
+        assert handlers in ([], [("ontoggle", FOLLOW)]), f"{tag} has a handler"
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
@@ -432,7 +433,7 @@ def test_a_page_is_framed_and_linked(monkeypatch: pytest.MonkeyPatch) -> None:
     for prefix, address in [("", server.url("/room")), ("/user/ann/", None)]:
         monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", prefix)
         expected = address or f"/user/ann/proxy/{server.port}/room"
-        drawing = page(server, "/room", title="The room", height=200)
+        drawing = show(server, "/room", title="The room", height=200)
         assert repr(drawing) == f"The room: {expected}"
         parsed = Page(drawing._repr_html_())
         tags = dict(parsed.tags)
@@ -440,6 +441,9 @@ def test_a_page_is_framed_and_linked(monkeypatch: pytest.MonkeyPatch) -> None:
         assert tags["iframe"]["title"] == "The room"
         assert tags["iframe"]["height"] == "200"
         assert tags["a"]["rel"] == "noopener"
+    untitled = show(server, "/room")
+    assert repr(untitled).startswith("The page at /room: ")
+    assert dict(Page(untitled._repr_html_()).tags)["iframe"]["title"] == "The page at /room"
 
 
 # What was typed
@@ -488,7 +492,7 @@ def test_what_was_typed_is_only_text(payload: str) -> None:
         (chart({payload: {payload: 1.0}}, unit="ms", caption=payload), CHART, 3),
         (ladder(rungs, caption=payload, tcp=True), LADDER, 3),
         (ladder(rungs, caption=payload, bytes=True), LADDER, 3),
-        (page(server, "/" + payload, title=payload), {"details", "summary", "iframe", "a"}, 2),
+        (show(server, "/" + payload, title=payload), {"details", "summary", "iframe", "a"}, 2),
     ]
     for drawing, allowed, times in drawings:
         markup = drawing._repr_html_()
@@ -502,6 +506,8 @@ def test_what_was_typed_is_only_text(payload: str) -> None:
                 known |= {"src", "title", "loading", "width", "height", "href", "target", "rel"}
                 link = str(attributes.get("src") or attributes.get("href"))
                 assert link == server.browser_url("/" + payload)
+            if tag == "details":
+                known.add("ontoggle")
             assert attributes.keys() <= known
     assert len(drawings) == 6
 

@@ -30,10 +30,10 @@ NAMES = [
     "decode",
     "expect",
     "ladder",
-    "page",
     "panel",
     "predict",
     "serve",
+    "show",
     "table",
     "tap",
 ]

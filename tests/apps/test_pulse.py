@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from websockets.sync.client import connect
 
-from helpers import page, serve, tap
+from helpers import serve, show, tap
 from helpers.apps import pulse
 
 
@@ -17,4 +17,4 @@ def test_it_serves_its_page_and_sends_back_what_the_page_says():
         with connect(wire.ws_url(), proxy=None) as client:
             client.send("7")
             assert client.recv(timeout=5) == "7"
-        assert wire.browser_url() in repr(page(wire, title="There and back"))
+        assert wire.browser_url() in repr(show(wire, title="There and back"))
