@@ -18,13 +18,14 @@ READY = "ready on port "
 """How the line begins that says that the server answers; the port follows."""
 
 
-def run(target: str, options: dict[str, Any]) -> None:
-    """Serve an application on a free port of 127.0.0.1 until the process is told to end (SIGTERM).
+def run(target: str, options: dict[str, Any], port: int = 0) -> None:
+    """Serve an application on a port of 127.0.0.1 until the process is told to end (SIGTERM).
 
     Args:
         target: `package.module:attribute`.
         options: what `daphne.server.Server` takes, for example `ping_interval`, `ping_timeout`, `websocket_timeout` and
             `websocket_connect_timeout`, all in seconds.
+        port: the port; a free one by default.
 
     Raises:
         TypeError: what the name leads to cannot be called, or Daphne does not know an option.
@@ -41,7 +42,7 @@ def run(target: str, options: dict[str, Any]) -> None:
             raise TypeError(
                 f"Daphne runs an ASGI application (scope, receive, send), not {application!r}."
             )
-        listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        listener = socket.create_server(("127.0.0.1", port), backlog=2048)
         port = listener.getsockname()[1]
         show = warnings.showwarning
 

@@ -92,6 +92,12 @@ class Child:
         """Whether the command still runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """What it ended with: 128 and the signal's number, if a signal ended it; None while it runs."""
+        status = self._process.poll() if self._process is not None else None
+        return status if status is None or status >= 0 else 128 - status
+
     def wait_until(self, ready: Callable[[], object], timeout: float = 10.0) -> None:
         """Wait until a condition is true.
 
@@ -130,6 +136,9 @@ class Child:
         _children.discard(self)
         process = self._process
         if process is not None:
+            if (process.poll() or 0) < 0 and process.stdin and not process.stdin.closed:
+                with contextlib.suppress(ProcessLookupError):  # a guard that was killed guards nobody
+                    _kill_group(process.pid, process)
             if process.stdin and not process.stdin.closed:
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.close()
@@ -143,6 +152,19 @@ class Child:
         self._log_path.unlink(missing_ok=True)  # unless it was killed, the guard has done it
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the command and everything that it started at once, with SIGKILL, as a crash would. Killing twice is safe."""
+        import psutil  # type: ignore[import-untyped]
+
+        process = self._process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for started in psutil.Process(process.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        started.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(3.0)  # the guard, which tidies up
 
     def __enter__(self) -> Child:
         return self

@@ -76,7 +76,7 @@ class Server:
         self.name = name
         """The name that replaces this server when `serve` meets it again."""
         self.port = 0
-        """The port on 127.0.0.1 that the system chose."""
+        """The port on 127.0.0.1."""
         self.log: Log = Log()
         """What happened, in order: prints, warnings, exceptions of handlers."""
         self.running = False
@@ -176,7 +176,9 @@ class _LoopServer(Server):
         self._listener = listener = socket.socket(
             socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
         )
-        listener.bind(("127.0.0.1", 0))
+        if self.port and os.name != "nt":  # what was there before may have left connections behind
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
         listener.listen(2048)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
@@ -387,7 +389,7 @@ class FlaskServer(Server):
         for logger in self._adopt_socketio():
             logger.addFilter(divert)
 
-        self._wsgi = WSGIServer("127.0.0.1", 0, self._application, Handler, **self._options)
+        self._wsgi = WSGIServer("127.0.0.1", self.port, self._application, Handler, **self._options)
         self._wsgi.socket.listen(2048)
         self.port = self._wsgi.port
         self._thread = threading.Thread(
@@ -513,22 +515,22 @@ class ProcessServer(Server):
     def _open(self, timeout: float) -> None:
         from .process import Child
 
-        arguments = [self._target, self.name, json.dumps(self._options)]
+        arguments = [self._target, self.name, json.dumps(self._options), str(self.port)]
         command = [sys.executable, "-c", self._program, *arguments]
         self._child = Child(command, name=self.name, env=self._env)
         try:
             self.log = self._child.log
 
-            self._child.wait_until(self._take_port, timeout)
+            self._child.wait_until(self._ready, timeout)
         except BaseException:
             self._child.stop()
             raise
 
-    def _take_port(self) -> int:
+    def _ready(self) -> bool:
         line = self.log.take(READY)
         if line is not None:
             self.port = int(line.removeprefix(READY))
-        return self.port
+        return line is not None
 
     def _close(self) -> None:
         if self._child is not None:
@@ -539,7 +541,20 @@ class DaphneServer(ProcessServer):
     """Daphne, with an ASGI application, always in a process of its own (see `helpers.daphne`)."""
 
     kind = "an ASGI application on Daphne in another process"
-    _program = "from helpers.daphne import run; import json, sys; run(sys.argv[1], json.loads(sys.argv[3]))"
+    _program = (
+        "from helpers.daphne import run; import json, sys; "
+        "run(sys.argv[1], json.loads(sys.argv[3]), int(sys.argv[4]))"
+    )
+
+
+class GunicornServer(ProcessServer):
+    """gunicorn, with a Flask application, always in processes of its own (see `helpers.gunicorn`)."""
+
+    kind = "a Flask application on gunicorn in another process"
+    _program = (
+        "from helpers.gunicorn import run; import json, sys; "
+        "run(sys.argv[1], json.loads(sys.argv[3]), int(sys.argv[4]))"
+    )
 
 
 def serve(
@@ -559,21 +574,24 @@ def serve(
 
     Args:
         application: an ASGI application, a Flask application (with its SocketIO), or a `websockets` handler: an asynchronous
+    port: int = 0,
             function of one connection. With `process=True`, the text `"package.module:attribute"` that names one.
         name: what to call it; the application's own name by default.
         process: whether to start it in a process of its own, which shares no interpreter with the cells.
-        server: what an ASGI application runs on: `"uvicorn"`, the default, or `"daphne"`, which needs `process=True`.
+        server: what the application runs on. `"uvicorn"`, the default, or `"daphne"` for ASGI; a Flask application gets
+            Werkzeug by default, or `"gunicorn"`. Daphne and gunicorn need `process=True`.
         env: variables to add to the environment of a process of its own, for example what the settings of a project read.
         timeout: seconds that starting may take, 10 by default.
-        options: what else the server understands: settings of `uvicorn.Config`, `daphne.server.Server`, `websockets.serve` or
-            Werkzeug's server.
+        options: what else the server understands: settings of `uvicorn.Config`, `daphne.server.Server`, `websockets.serve`,
+            Werkzeug's server or gunicorn.
 
     Returns:
         The running server.
 
     Raises:
         TypeError: the application is none of these.
-        ValueError: `server` is another one; or there is Daphne or an `env`, and no process of its own.
+        ValueError: `server` is another one; or there is Daphne, gunicorn or an `env`, and no process of its own.
+        port: the port to listen on, for a server that comes back where it was; one that the system chooses by default.
         RuntimeError: the server did not start; the message holds what it said.
     """
     started = _choose(application, name, process, server, env, options)
@@ -587,6 +605,7 @@ def launch(started: S, timeout: float = 10.0) -> S:
         started: the server.
         timeout: seconds that starting may take, 10 by default.
 
+    started.port = port
     Raises:
         RuntimeError: it did not start; the message holds what it said.
     """
@@ -635,9 +654,10 @@ def _choose(
     env: Mapping[str, str] | None,
     options: dict[str, Any],
 ) -> Server:
-    if server not in ("uvicorn", "daphne"):
+    if server not in ("uvicorn", "daphne", "gunicorn"):
         raise ValueError(
-            f"An ASGI application runs on 'uvicorn' or on 'daphne', not on {server!r}."
+            "An ASGI application runs on 'uvicorn' or on 'daphne', a Flask application by itself or on 'gunicorn', "
+            f"none on {server!r}."
         )
     if server == "daphne" and not process:
         raise ValueError(
@@ -652,9 +672,15 @@ def _choose(
                 f'"package.module:attribute", not {application!r}. Write:\n'
                 'serve("package.module:app", process=True)'
             )
-        kind = DaphneServer if server == "daphne" else ProcessServer
+        kinds = {"daphne": DaphneServer, "gunicorn": GunicornServer}
+        kind = kinds.get(server, ProcessServer)
         return kind(application, name or application.replace(":", "."), options, env)
     if env is not None:
+    if server == "gunicorn" and not process:
+        raise ValueError(
+            "gunicorn needs processes of its own: it forks, and takes the signals of the main thread. Write:\n"
+            'serve("package.module:app", process=True, server="gunicorn")'
+        )
         raise ValueError(
             "A server in the kernel shares the kernel's environment. Give one that needs its own a process of its own:\n"
             'serve("package.module:app", process=True, env={"NAME": "value"})'
@@ -734,14 +760,14 @@ async def _until(condition: Callable[[], object], seconds: float) -> None:
         await asyncio.sleep(0.001)
 
 
-def _main(target: str, name: str, options: str) -> None:
+def _main(target: str, name: str, options: str, port: str = "0") -> None:
     """Serve `package.module:attribute` until standard input ends or the process is told to end."""
     import importlib
     import signal
 
     module, _, attribute = target.partition(":")
     application = getattr(importlib.import_module(module), attribute)
-    server = serve(application, name=name, **json.loads(options))
+    server = serve(application, name=name, port=int(port), **json.loads(options))
     server.log.echo(
         os.fdopen(os.dup(1), "w")
     )  # not sys.stdout: what is written there goes to the log
@@ -749,4 +775,5 @@ def _main(target: str, name: str, options: str) -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     ended.wait()
-    server.stop()
+    with contextlib.suppress(TimeoutError):  # what does not stop ends with the process
+        server.stop()
