@@ -564,6 +564,7 @@ def serve(
     process: bool = False,
     server: str = "uvicorn",
     env: Mapping[str, str] | None = None,
+    port: int = 0,
     timeout: float = 10.0,
     **options: Any,
 ) -> Server:
@@ -574,13 +575,13 @@ def serve(
 
     Args:
         application: an ASGI application, a Flask application (with its SocketIO), or a `websockets` handler: an asynchronous
-    port: int = 0,
             function of one connection. With `process=True`, the text `"package.module:attribute"` that names one.
         name: what to call it; the application's own name by default.
         process: whether to start it in a process of its own, which shares no interpreter with the cells.
         server: what the application runs on. `"uvicorn"`, the default, or `"daphne"` for ASGI; a Flask application gets
             Werkzeug by default, or `"gunicorn"`. Daphne and gunicorn need `process=True`.
         env: variables to add to the environment of a process of its own, for example what the settings of a project read.
+        port: the port to listen on, for a server that comes back where it was; one that the system chooses by default.
         timeout: seconds that starting may take, 10 by default.
         options: what else the server understands: settings of `uvicorn.Config`, `daphne.server.Server`, `websockets.serve`,
             Werkzeug's server or gunicorn.
@@ -591,10 +592,10 @@ def serve(
     Raises:
         TypeError: the application is none of these.
         ValueError: `server` is another one; or there is Daphne, gunicorn or an `env`, and no process of its own.
-        port: the port to listen on, for a server that comes back where it was; one that the system chooses by default.
         RuntimeError: the server did not start; the message holds what it said.
     """
     started = _choose(application, name, process, server, env, options)
+    started.port = port
     return launch(started, timeout)
 
 
@@ -605,7 +606,6 @@ def launch(started: S, timeout: float = 10.0) -> S:
         started: the server.
         timeout: seconds that starting may take, 10 by default.
 
-    started.port = port
     Raises:
         RuntimeError: it did not start; the message holds what it said.
     """
@@ -665,6 +665,11 @@ def _choose(
             "and which takes the signals of the main thread, as the kernel does. Write:\n"
             'serve("package.module:app", process=True, server="daphne")'
         )
+    if server == "gunicorn" and not process:
+        raise ValueError(
+            "gunicorn needs processes of its own: it forks, and takes the signals of the main thread. Write:\n"
+            'serve("package.module:app", process=True, server="gunicorn")'
+        )
     if isinstance(application, str) or process:
         if not (isinstance(application, str) and process and ":" in application):
             raise TypeError(
@@ -676,11 +681,6 @@ def _choose(
         kind = kinds.get(server, ProcessServer)
         return kind(application, name or application.replace(":", "."), options, env)
     if env is not None:
-    if server == "gunicorn" and not process:
-        raise ValueError(
-            "gunicorn needs processes of its own: it forks, and takes the signals of the main thread. Write:\n"
-            'serve("package.module:app", process=True, server="gunicorn")'
-        )
         raise ValueError(
             "A server in the kernel shares the kernel's environment. Give one that needs its own a process of its own:\n"
             'serve("package.module:app", process=True, env={"NAME": "value"})'
