@@ -704,7 +704,7 @@ def test_a_stop_does_not_wait_for_clients_that_never_go(kind: Kind) -> None:
             waiting.append(stream)
         started = time.monotonic()
         server.stop()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         assert refused(server)
         assert [ended(sock) for sock in waiting] == [True] * len(waiting)
         assert len(waiting) >= 5
@@ -723,6 +723,29 @@ def test_a_stop_does_not_wait_for_a_stream(kind: Kind) -> None:
             seconds.append(time.monotonic() - started)
         assert server.log.failures == []
     assert sorted(seconds)[1] < 0.25
+
+
+def test_a_stop_lets_what_has_answered_tidy_up() -> None:
+    """Django closes the files of a request after the answer, in another thread, and leaves them open when it is cancelled."""
+    done: list[str] = []
+
+    async def tidy(scope: Any, receive: Any, send: Any) -> None:
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]}
+        )
+        await send({"type": "http.response.body", "body": b"one"})
+        try:
+            await asyncio.sleep(20 * helpers.server.STREAM_GRACE)
+            done.append("tidied up")
+        except asyncio.CancelledError:
+            done.append("cancelled")
+            raise
+
+    server = serve(tidy)
+    assert over_http(server, "nonce") == "one"
+    server.stop()
+    assert done == ["tidied up"]
+    assert list(server.log) == []
 
 
 def test_a_handler_whose_client_is_deaf_to_the_end_has_not_failed() -> None:
@@ -846,7 +869,7 @@ def test_handlers_that_shrug_off_being_cancelled_do_not_hold_a_stop() -> None:
         for server in servers:
             started = time.monotonic()
             server.stop()
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 5
         assert [ended(sock) for sock in socks] == [True] * 3
 
 

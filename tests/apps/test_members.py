@@ -16,8 +16,11 @@ project.configure(**project.WITH_USERS)
 project.empty_database()
 from django.core.asgi import get_asgi_application
 
-site = serve(get_asgi_application(), name="site")
-with httpx.Client(base_url=site.url(), trust_env=False) as client:
+# It stops before the program ends: then no thread can be started any more, in which Django closes the files of its last request.
+with (
+    serve(get_asgi_application(), name="site") as site,
+    httpx.Client(base_url=site.url(), trust_env=False) as client,
+):
     stranger, ada = {}, members.cookie_of(site, "ada")
     for headers in (stranger, ada, members.cookie_of(site, "ada")):
         print(client.get("who", headers=headers).text)
@@ -32,7 +35,7 @@ def test_a_name_is_known_by_its_cookie_until_the_logout():
         [sys.executable, "-W", "error", "-c", VISIT],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         cwd=Path(__file__).parents[2],
     )
     assert done.stderr == ""
