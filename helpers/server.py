@@ -176,8 +176,7 @@ class _LoopServer(Server):
         self._listener = listener = socket.socket(
             socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
         )
-        if self.port and os.name != "nt":  # what was there before may have left connections behind
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _may_come_back(listener)
         listener.bind(("127.0.0.1", self.port))
         listener.listen(2048)
         listener.setblocking(False)
@@ -580,7 +579,8 @@ def serve(
     """Start a real server for an application and return it when it is ready.
 
     It listens on 127.0.0.1, on a port that the system chooses, and lives in a background thread until it is stopped or the
-    kernel ends. Serving under the same name again replaces the server before: running a cell twice is safe.
+    kernel ends. Serving under the same name again replaces the server before, at its port if nobody has taken it in between:
+    running a cell twice is safe, and a page that is open connects again.
 
     Args:
         application: an ASGI application, a Flask application (with its SocketIO), or a `websockets` handler: an asynchronous
@@ -627,6 +627,8 @@ def launch(started: S, timeout: float = 10.0) -> S:
             Exception
         ) as error:  # what it holds is lost until the kernel restarts, its name is not
             started.log.add(str(error))
+        if not started.port and _is_free(previous.port):
+            started.port = previous.port
     try:
         _remember(started)
         started._open(timeout)
@@ -643,6 +645,22 @@ def launch(started: S, timeout: float = 10.0) -> S:
             ) from error
         raise
     return started
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        _may_come_back(probe)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _may_come_back(listener: socket.socket) -> None:
+    """Let a socket be bound where connections of a server that has stopped still linger, and its successor after it."""
+    if os.name != "nt":  # where it would be bound beside a server that listens
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def stop_all() -> None:
