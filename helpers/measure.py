@@ -330,7 +330,8 @@ def _polls(path: str, interval: float) -> Callable[[int, Schedule, bool], list[f
         with _posting(port, schedule, echo) as query, _client(port) as http:
             time.sleep(max(0.0, schedule.when(0) - time.monotonic()))
             while len(arrivals) < schedule.count:
-                lines = http.get(f"{path}?{query}&after={len(arrivals)}").text.splitlines()
+                answer = http.get(f"{path}?{query}&after={len(arrivals)}").raise_for_status()
+                lines = answer.text.splitlines()
                 arrivals += [time.monotonic()] * len(lines)
                 if interval and len(arrivals) < schedule.count:
                     time.sleep(interval)
@@ -346,6 +347,7 @@ def _sse(port: int, schedule: Schedule, echo: bool) -> list[float]:
         _client(port) as http,
         http.stream("GET", f"/sse?{query}") as response,
     ):
+        response.raise_for_status()
         for line in response.iter_lines():
             if line.startswith("data:"):
                 arrivals.append(time.monotonic())

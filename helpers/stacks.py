@@ -7,6 +7,7 @@ cost more than some of the servers do. It lives in the process that measures; th
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import selectors
 import time
@@ -55,17 +56,29 @@ STACKS = {
 """The four, by name: the library `websockets`, Channels on uvicorn, Flask-SocketIO on Werkzeug, python-socketio on uvicorn."""
 
 
-def start(stack: Stack, *, name: str | None = None, env: Mapping[str, str] | None = None) -> Server:
-    """Serve the service on one stack, in a process of its own.
+def start(
+    stack: Stack,
+    *,
+    name: str | None = None,
+    process: bool = True,
+    env: Mapping[str, str] | None = None,
+) -> Server:
+    """Serve the service on one stack.
 
     Args:
         stack: one of `STACKS`.
         name: what to call the server; the stack's name by default.
+        process: whether in a process of its own, as by default, or in this one.
         env: variables that its process gets besides (see `helpers.apps.stacks`).
     """
     from .server import serve
 
-    return serve(stack.application, name=name or stack.name, process=True, env=env, **stack.options)
+    application: Any = stack.application
+    if not process:
+        module, _, attribute = stack.application.partition(":")
+        application = getattr(importlib.import_module(module), attribute)
+    options = {"process": process, "env": env, **stack.options}
+    return serve(application, name=name or stack.name, **options)
 
 
 class Client:
