@@ -67,7 +67,7 @@ server {{
 
     location / {{
         proxy_pass http://nodes;
-        proxy_http_version 1.1;
+        proxy_http_version {version};
         proxy_set_header Host $http_host;
         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         proxy_set_header X-Forwarded-Proto $scheme;
@@ -146,6 +146,7 @@ class Balancer(Server):
         site = _SITE.format(
             upstream=_POLICIES[self.policy] + "\n".join(servers),
             port=self.port,
+            version="1.1" if self._upgrade else "1.0",
             headers=_UPGRADE if self._upgrade else _NO_UPGRADE,
             buffering="on" if self._buffering else "off",
         )
@@ -273,8 +274,10 @@ def balancer(
         policy: how it chooses one. `"round_robin"`, the default: each request goes to the next. `"sticky"`: a client's first
             request goes to the next, and a cookie keeps the client there. `"ip_hash"`: the client's address decides, so that
             here, where all have the same one, all go to one upstream.
-        upgrade: whether it passes on a request for an Upgrade, as WebSocket needs it. nginx does not by itself.
-        buffering: whether it holds an answer back until a buffer is full or the answer complete, as nginx does by itself.
+        upgrade: whether it passes on a request for an Upgrade, as WebSocket needs it. nginx does not by itself. Without,
+            it also speaks HTTP/1.0 with its upstreams, as nginx did by itself until 1.29.7.
+        buffering: whether it may hold an answer back until a buffer is full or the answer complete, as nginx does by itself. It
+            does with an answer in one piece; one in chunks, which needs HTTP/1.1, it passes on as they come.
         name: what to call it.
         timeout: seconds that starting may take, 10 by default.
 

@@ -99,8 +99,9 @@ def test_it_spreads_requests_and_leaves_nothing_behind(folder: Path) -> None:
     started.stop()
 
 
-def test_what_it_tells_the_server_about_the_client() -> None:
-    started = balancer(node("a"))
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_what_it_tells_the_server_about_the_client(upgrade: bool) -> None:
+    started = balancer(node("a"), upgrade=upgrade)
     with client() as one:
         head = json.loads(one.get(started.url(), headers={"Host": "example.org"}).headers["x-head"])
     assert (head["host"], head["x-forwarded-proto"]) == ("example.org", "http")
@@ -162,7 +163,7 @@ def test_buffering_holds_back_what_is_not_complete() -> None:
             for _ in range(2):
                 application(listener.accept()[0])
 
-        thread = threading.Thread(target=accept)
+        thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         port = listener.getsockname()[1]
         with balancer(port) as direct, client() as one, one.stream("GET", direct.url()) as answer:
@@ -229,13 +230,14 @@ def test_a_reload_that_cannot_be_changes_nothing() -> None:
     started = balancer(a)
     config = started.config
     with pytest.raises(ValueError, match="Port 7 cannot rest"):
-        started.reload(resting=7)
+        started.reload([1, 2], resting=7)
     with pytest.raises(ValueError, match="needs an upstream"):
         started.reload([])
     with pytest.raises(RuntimeError, match=r"(?s)refuses the new configuration.*invalid port"):
         started.reload(99999)
     assert started.config == config
     assert asked(started.url(), 3) == "aaa"
+    assert (started._folder / "site.conf").read_text() == config
     started.stop()
     with pytest.raises(RuntimeError, match="balancer is stopped"):
         started.reload()
@@ -263,6 +265,7 @@ def test_its_configuration_is_what_anybody_could_paste(folder: Path, upgrade: bo
         assert f"server 127.0.0.1:{b.port} max_fails=0 route=2;" in config
         assert ("proxy_set_header Upgrade $http_upgrade;" in config) is upgrade
         assert ("map $http_upgrade" in config) is upgrade
+        assert f"proxy_http_version {'1.1' if upgrade else '1.0'};" in config
         assert "proxy_buffering off;" in config
         (written,) = folder.glob("workbook-*-nginx-*/site.conf")
         assert written.read_text() == config
