@@ -13,7 +13,7 @@ endif
 
 # What `make test` proves, in this order; each part runs with the network cut down to loopback.
 OFFLINE := $(PY) -I helpers/authoring/offline.py
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile --nbval tests notebooks
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --nbval tests notebooks labs/solutions
 
 # Do nothing, and say nothing, when the set-up $(1) (lab or test) is finished and up to date.
 # Python itself may be missing or too old to read the script that does the rest.
@@ -31,7 +31,7 @@ define stage
 @$(OFFLINE) $(2) || { echo "make test stopped: $(1) failed."; exit 1; }
 endef
 
-.PHONY: help lab test refresh lint lock setup
+.PHONY: help lab test refresh labs soak bench lint lock setup
 
 help: ## list the commands
 	@echo "The workbook's commands:"
@@ -53,6 +53,18 @@ test: ## prove every helper and every notebook (the same set-up, then the tests)
 refresh: ## run every notebook and store what changed in its outputs
 	$(call set_up,test)
 	@$(PY) -m helpers.authoring.refresh
+
+labs: ## make the labs' exercises and solutions from labs/src
+	$(call set_up,test)
+	@$(PY) -m helpers.authoring.labs
+
+soak: ## what takes too long for every run: every check of a lab, weakened in every way
+	$(call set_up,test)
+	@$(OFFLINE) $(PY) -m pytest -n 2 --dist loadfile -m soak tests
+
+bench: ## measure what it all costs, into tests/benchmarks/RESULTS.md (ONLY="P1 P5": some parts)
+	$(call set_up,test)
+	@$(PY) -m tests.benchmarks.bench $(ONLY)
 
 lint: ## format the code and mend what can be mended
 	$(call set_up,test)

@@ -17,7 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TextIO, overload
 
+Watcher = Callable[[str, BaseException | None], object]
+
 _current: ContextVar[Log | None] = ContextVar("workbook_log", default=None)
+_watchers: list[Watcher] = []
 
 
 class Log(Sequence[str]):
@@ -37,9 +40,14 @@ class Log(Sequence[str]):
 
     def add(self, line: str) -> None:
         """Append one line."""
+        self._add(line, None)
+
+    def _add(self, line: str, error: BaseException | None) -> None:
         with self._changed:
             if self._closed:
                 return
+            for watcher in tuple(_watchers):
+                watcher(line, error)
             self._lines.append(line)
             if self._echo:
                 print(line, file=self._echo, flush=True)
@@ -50,7 +58,7 @@ class Log(Sequence[str]):
         if not self._closed:
             self.failures.append(error)
         text = str(error)
-        self.add(f"{where}: {type(error).__name__}" + (f": {text}" if text else ""))
+        self._add(f"{where}: {type(error).__name__}" + (f": {text}" if text else ""), error)
 
     def take(self, start: str) -> str | None:
         """Remove and return the first line that starts with a text, or return None."""
@@ -144,6 +152,20 @@ class Log(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"<Log: {len(self)} lines>"
+
+
+@contextlib.contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Hear of each line of every log, whichever thread writes it.
+
+    Args:
+        watcher: gets the line, and the exception that it tells of or None; it must be quick, and must not write to a log.
+    """
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 def divert(record: logging.LogRecord) -> bool:

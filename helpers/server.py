@@ -43,6 +43,7 @@ _capture = Capture()
 _servers: dict[str, Server] = {}
 _lock = threading.RLock()
 _interval_before: float | None = None
+_apart = 0
 
 
 def browser_url(port: int, path: str = "/") -> str:
@@ -760,7 +761,8 @@ def _forget(server: Server) -> None:
     global _interval_before
     with _lock:
         if not any(other is not server for other in _servers.values()):
-            _capture.stop()
+            if not _apart:
+                _capture.stop()
             _end_sync_thread()
             if _interval_before is not None:
                 sys.setswitchinterval(_interval_before)
@@ -768,6 +770,22 @@ def _forget(server: Server) -> None:
         if _servers.get(server.name) is server:
             del _servers[server.name]
         server.running = False  # at last: a stop that is interrupted before can be taken up again
+
+
+@contextlib.contextmanager
+def prints_apart() -> Iterator[None]:
+    """Keep what a thread with a log of its own prints out of the cells, also while no server lives."""
+    global _apart
+    with _lock:
+        _apart += 1
+        _capture.start()
+    try:
+        yield
+    finally:
+        with _lock:
+            _apart -= 1
+            if not _apart and not _servers:
+                _capture.stop()
 
 
 def _end_sync_thread() -> None:
