@@ -372,14 +372,15 @@ def _websocket(port: int, schedule: Schedule, echo: bool) -> list[float]:
 def _socketio(transport: str) -> Callable[[int, Schedule, bool], list[float]]:
     def client(port: int, schedule: Schedule, echo: bool) -> list[float]:
         import requests
-        import socketio
+
+        from .inorder import Client  # so that no update comes after the end
 
         arrivals: list[float] = []
         complete, ended = threading.Event(), threading.Event()
         http = requests.Session()
         http.trust_env = False
         http.headers.update(HEADERS)
-        connection = socketio.Client(handle_sigint=False, reconnection=False, http_session=http)
+        connection = Client(handle_sigint=False, reconnection=False, http_session=http)
 
         def on_update(_: str) -> None:
             arrivals.append(time.monotonic())

@@ -26,6 +26,12 @@ needs_browser = pytest.mark.skipif(
 )
 
 
+ARRIVE = """numbers => {
+  for (const id of numbers) add(messageItem({ id, from: "bob", text: `${id}`, at: "2026-01-01T00:00:00Z" }));
+}"""
+"""What the page does with messages that arrive, whatever their order."""
+
+
 class Window:
     """A browser window with cookies of its own, before the chat."""
 
@@ -138,6 +144,10 @@ class ChatPages:
             ada.say("after")
             ada.sees("ada: after")
             assert ada.lines() == ["ada: before", "ada: after"]
+            ada.page.evaluate(ARRIVE, [9, 7, 8])
+            assert ada.lines()[2:] == ["bob: 7", "bob: 8", "bob: 9"], (
+                "as the ids are, and no other way"
+            )
             ada.page.close()
 
     def test_it_works_behind_the_prefix_of_a_proxy(self, chat, tmp_path):

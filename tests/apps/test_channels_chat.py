@@ -82,6 +82,16 @@ class Served:
     database: str
 
 
+UVICORN = {"ws_max_size": 2**20}
+DAPHNE = {"server": "daphne"}
+SENT_TOO_LATE = (
+    "daphne.server: Exception inside application: Attempt to send on a closed protocol: "
+    "Disconnected: Attempt to send on a closed protocol"
+)
+"""What Daphne says when an application sends between a client's close frame and the end of its TCP connection. It drops what is
+sent after that, but not yet then (django/channels#1820). Nobody can know in time: what the chat sends comes from others."""
+
+
 @contextlib.contextmanager
 def served(*options: dict[str, Any], layer: str = "memory", **variables: str) -> Iterator[Served]:
     """Serve one chat from so many processes, each with its options."""
@@ -93,7 +103,9 @@ def served(*options: dict[str, Any], layer: str = "memory", **variables: str) ->
             for number, option in enumerate(options)
         ]
         yield Served(servers, env["CHAT_DATABASE"])
-        assert [list(server.log) for server in servers] == [[] for _ in servers]
+        for server, option in zip(servers, options, strict=True):
+            unasked = [line for line in server.log if option != DAPHNE or line != SENT_TOO_LATE]
+            assert unasked == []
 
 
 class ChannelsChat:
@@ -148,10 +160,6 @@ def nothing_left():
     """A server here outlives a test: it takes a second to start."""
 
 
-UVICORN = {"ws_max_size": 2**20}
-DAPHNE = {"server": "daphne"}
-
-
 class ChannelsSpec(ChatSpec):
     @pytest.fixture
     def chat(self, where):
@@ -181,6 +189,8 @@ class TestOnDaphne(ChannelsSpec):
 
 
 class TestOnTwoProcessesWithRedis(ChannelsSpec):
+    arrive_in_order = False
+
     @pytest.fixture(scope="class")
     @classmethod
     def where(cls):
@@ -189,6 +199,8 @@ class TestOnTwoProcessesWithRedis(ChannelsSpec):
 
 
 class TestOnTwoProcessesWithPubSub(ChannelsSpec):
+    arrive_in_order = False
+
     @pytest.fixture(scope="class")
     @classmethod
     def where(cls):

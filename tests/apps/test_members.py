@@ -16,7 +16,7 @@ project.configure(**project.WITH_USERS)
 project.empty_database()
 from django.core.asgi import get_asgi_application
 
-# It stops before the program ends: then no thread can be started any more, in which Django closes the files of its last request.
+# It stops before the program ends: then Django could start no thread any more to close the files of its last request in.
 with (
     serve(get_asgi_application(), name="site") as site,
     httpx.Client(base_url=site.url(), trust_env=False) as client,

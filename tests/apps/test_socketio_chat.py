@@ -29,7 +29,7 @@ from chat_spec import DEADLINE, ChatSpec, Person  # noqa: E402
 from conftest import eventually  # noqa: E402
 from engineio.payload import Payload  # noqa: E402
 
-from helpers import serve  # noqa: E402
+from helpers import inorder, serve  # noqa: E402
 from helpers.apps import socketio_chat  # noqa: E402
 from helpers.broker import broker  # noqa: E402
 from helpers.process import Child  # noqa: E402
@@ -46,13 +46,13 @@ Payload.max_decode_packets = 1000
 
 
 class SocketIOClient:
-    """Socket.IO's own client: an event has a name, and one object as its argument. `message`, which is reserved, is `said`."""
+    """Socket.IO's client, in order. An event has a name and one object as argument; `message`, which is reserved, is `said`."""
 
     def __init__(self, server: Server, headers: dict[str, str], transports: list[str]) -> None:
         self.headers = headers
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._code = 1006  # no word of the server, only the end
-        self.sio = socketio.Client(
+        self.sio = inorder.Client(
             handle_sigint=False,
             reconnection=False,
             # For a WebSocket it would name an origin by itself, beside the one in the headers.
@@ -244,6 +244,8 @@ class TestOverWebSocket(SocketIOSpec):
 
 
 class TestOnTwoProcesses(SocketIOSpec):
+    arrive_in_order = False
+
     @pytest.fixture(scope="class")
     @classmethod
     def where(cls):

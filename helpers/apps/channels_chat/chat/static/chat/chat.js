@@ -108,6 +108,7 @@ function line(name, text) {
 
 function messageItem(message) {
   const item = line(message.from, message.text);
+  item.dataset.id = message.id;
   const at = new Date(message.at);
   const time = element("time", at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
   time.dateTime = message.at;
@@ -122,7 +123,9 @@ function note(text) {
 function add(item) {
   const log = part("messages");
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  log.append(item);
+  // What several processes serve may arrive in another order: the ids are the room's.
+  const after = [...log.children].find((other) => Number(other.dataset.id) > Number(item.dataset.id));
+  log.insertBefore(item, after ?? null);
   if (atEnd) scroll(); // not while somebody reads further up
 }
 
