@@ -293,11 +293,11 @@ def proxies() -> Result:
 
 def hub() -> Result:
     """Tell which address a browser must use for a server that a notebook starts."""
-    from helpers.server import browser_url
+    from helpers.server import browser_url, proxy_prefix
 
-    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    prefix = proxy_prefix()
     url = browser_url(8000, "/")
-    if not prefix:
+    if prefix is None:
         return Result(
             "ok", "Hub", f"none; for a server on port 8000 a browser on this machine uses {url}"
         )

@@ -178,9 +178,8 @@ def _dump(message: Message) -> list[str]:
 
 
 FOLLOW = (
-    "const frame = this.querySelector('iframe'), to = new URL(frame.src); "
-    "if (location.hostname + to.hostname == 'localhost127.0.0.1') "
-    "{ to.hostname = 'localhost'; frame.src = to }"
+    "this.ontoggle = null; const frame = this.querySelector('iframe'); "
+    "if (location.hostname == 'localhost') frame.src = frame.src.replace('//127.0.0.1:', '//localhost:')"
 )
 """The script of a page's frame: it follows the name in the address bar. To a browser 127.0.0.1 and localhost are two sites,
 though one server is at both, and it gives no cookies to a frame of another site."""

@@ -50,19 +50,28 @@ def browser_url(port: int, path: str = "/") -> str:
     """Return the address at which a browser reaches a port of this machine.
 
     A client in the kernel always uses 127.0.0.1. A browser may be elsewhere: behind a JupyterHub only `jupyter-server-proxy`
-    reaches the port, below the prefix that the hub gives each user.
+    reaches the port, below the prefix that the hub gives each user, and in Codespaces below JupyterLab's own root.
 
     Args:
         port: the port, on 127.0.0.1.
         path: the path, from `/`.
 
     Returns:
-        `http://127.0.0.1:PORT/…`, or `/user/NAME/proxy/PORT/…` where `JUPYTERHUB_SERVICE_PREFIX` is set.
+        `http://127.0.0.1:PORT/…`, or `/user/NAME/proxy/PORT/…` where `JUPYTERHUB_SERVICE_PREFIX` is set, or `/proxy/PORT/…`
+        where `CODESPACES` is.
     """
+    prefix = proxy_prefix()
+    if prefix is None:
+        return f"http://127.0.0.1:{port}{path}"
+    return f"{prefix}proxy/{port}{path}"
+
+
+def proxy_prefix() -> str | None:
+    """Return the path below which a browser finds `jupyter-server-proxy`, from `/` to `/`; None where it needs none."""
     hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
     if hub:
-        return f"{hub.rstrip('/')}/proxy/{port}{path}"
-    return f"http://127.0.0.1:{port}{path}"
+        return f"{hub.rstrip('/')}/"
+    return "/" if os.environ.get("CODESPACES") == "true" else None
 
 
 class Server:

@@ -37,9 +37,17 @@ READY = """async () => {
 STATUS = "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status"
 
 
+HUB = "/user/ada/"
+"""The prefix below which a hub has the JupyterLab of a user."""
+
+
 @contextlib.contextmanager
-def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
-    """Start JupyterLab with the workbook's settings over a folder, and yield its address with the token."""
+def jupyterlab(folder: Path, home: Path, *, hub: bool = False) -> Iterator[str]:
+    """Start JupyterLab with the workbook's settings over a folder, and yield its address with the token.
+
+    Behind a hub it is told what a hub tells it: below which prefix it is, and to answer under any name.
+    """
+    prefix = HUB if hub else "/"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
@@ -52,6 +60,9 @@ def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
     }
+    told = ["--ServerApp.allow_remote_access=True", "--ServerApp.ip=127.0.0.1", "--allow-root"]
+    if hub:
+        private["JUPYTERHUB_SERVICE_PREFIX"] = prefix
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"),
         *(
@@ -60,6 +71,7 @@ def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
             f"--ServerApp.root_dir={folder}",
         ),
         f"--IdentityProvider.token={token}",
+        *(f"--ServerApp.base_url={prefix}", *(told if hub else [])),
     ]
     log = home / "jupyterlab.log"
     with log.open("wb") as output:
@@ -68,11 +80,11 @@ def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
         )
         try:
             deadline = time.monotonic() + DEADLINE
-            while not _answers(f"http://127.0.0.1:{port}/api/status?token={token}"):
+            while not _answers(f"http://127.0.0.1:{port}{prefix}api/status?token={token}"):
                 assert process.poll() is None, f"JupyterLab ended:\n{log.read_text()}"
                 assert time.monotonic() < deadline, f"JupyterLab did not answer:\n{log.read_text()}"
                 time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
+            yield f"http://127.0.0.1:{port}{prefix}lab/tree/{{}}?token={token}&reset"
         finally:
             process.terminate()
             try:
@@ -103,7 +115,8 @@ class Learner:
         page.on("pageerror", lambda error: self.faults.append(str(error)))
 
     def _request(self, request: Any) -> None:
-        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+        here = ("http://127.0.0.1:", "http://localhost:", "http://hub.test:", "data:", "blob:")
+        if not request.url.startswith(here):
             self.outside.add(request.url)
 
     def open(self, name: str) -> None:
@@ -118,6 +131,20 @@ class Learner:
     def run_all(self) -> None:
         """Choose Run > Run All Cells, without waiting for the end."""
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+
+    def run(self, index: int) -> None:
+        """Run one cell again, and wait for the end."""
+        before = self.cells()[index]["count"]
+        self.page.evaluate(
+            f"() => {{ window.jupyterapp.shell.currentWidget.content.activeCellIndex = {index} }}"
+        )
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
+        self.until(lambda: self.cells()[index]["count"] not in (None, before))
+        self.until_idle()
+
+    def save(self) -> None:
+        """Save the notebook."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
 
     def cells(self) -> list[dict[str, Any]]:
         """Return the code cells as JupyterLab has them."""
@@ -152,25 +179,33 @@ class Learner:
 
 
 @contextlib.contextmanager
-def learner(
-    folder: Path, home: Path, *, dark: bool = False, height: int = 1000
-) -> Iterator[Learner]:
-    """Start JupyterLab over a folder, and a browser before it."""
+def chromium() -> Iterator[Any]:
+    """Start a browser, for which `hub.test` is a name of this machine."""
     from playwright.sync_api import sync_playwright
 
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    if dark:
-        (settings / "themes.jupyterlab-settings").write_text('{"theme": "JupyterLab Dark"}')
-    quiet = [
+    settings = [
         "--no-sandbox",
         "--disable-dev-shm-usage",
         "--disable-background-networking",
         "--no-first-run",
+        "--host-resolver-rules=MAP hub.test 127.0.0.1",
     ]
-    with jupyterlab(folder, home) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=quiet)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=settings)
         try:
-            yield Learner(browser.new_page(viewport={"width": 1280, "height": height}), address)
+            yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def learner(
+    folder: Path, home: Path, *, dark: bool = False, height: int = 1000
+) -> Iterator[Learner]:
+    """Start JupyterLab over a folder, and a browser before it."""
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    if dark:
+        (settings / "themes.jupyterlab-settings").write_text('{"theme": "JupyterLab Dark"}')
+    with jupyterlab(folder, home) as address, chromium() as browser:
+        yield Learner(browser.new_page(viewport={"width": 1280, "height": height}), address)

@@ -317,6 +317,13 @@ def test_behind_a_hub_a_browser_uses_its_proxy(
     assert server.url() == f"http://127.0.0.1:{server.port}/", "the kernel itself needs no proxy"
 
 
+def test_in_codespaces_a_browser_uses_the_proxy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX", raising=False)
+    monkeypatch.setenv("CODESPACES", "true")
+    server, _ = start(Asgi())
+    assert server.browser_url("/room") == f"/proxy/{server.port}/room"
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not let psutil list sockets")
 def test_a_server_listens_on_this_machine_only_on_a_port_of_the_systems_choice(kind: Kind) -> None:
     before = listening()

@@ -47,8 +47,14 @@ class Window:
 
     def enter(self, address: str, name: str, room: str) -> None:
         self.page.goto(address)
+        self.log_in(name)
+        self.join(room)
+
+    def log_in(self, name: str) -> None:
         self.page.get_by_label("Your name").fill(name)
         self.page.get_by_role("button", name="Log in").click()
+
+    def join(self, room: str) -> None:
         self.connected()
         self.page.get_by_role("button", name=room).click()
         self.page.get_by_role("heading", name=room).wait_for()

@@ -377,3 +377,18 @@ def answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+AT_A_HUB = {"Host": "hub.test", "Origin": "https://hub.test", "X-Forwarded-Proto": "https"}
+
+
+def test_it_answers_under_any_name_behind_a_hub():
+    """Which name that is, nobody says; who comes, the hub has asked."""
+    with (
+        serve(CHAT, process=True, env={"JUPYTERHUB_SERVICE_PREFIX": "/user/ada/"}) as chat,
+        httpx.Client(base_url=chat.url(), headers=AT_A_HUB, trust_env=False) as browser,
+    ):
+        form = {"name": "ada"}
+        if browser.get("login").is_success:
+            form["csrfmiddlewaretoken"] = browser.cookies["channels_chat_csrf"]
+        assert browser.post("login", data=form).status_code == 302

@@ -486,3 +486,17 @@ def test_each_start_command_of_the_readme_starts_it(tmp_path, command, port):
             address = where.servers[0].url(f"/static/{file}")
             assert httpx.get(address, trust_env=False).status_code == 200
         assert "Traceback" not in child.tail(100)
+
+
+AT_A_HUB = {"Host": "hub.test", "Origin": "https://hub.test", "X-Forwarded-Proto": "https"}
+
+
+def test_it_answers_under_any_name_behind_a_hub():
+    """Which name that is, nobody says; who comes, the hub has asked."""
+    with (
+        serve(CHAT, process=True, env={"JUPYTERHUB_SERVICE_PREFIX": "/user/ada/"}) as chat,
+        httpx.Client(base_url=chat.url(), headers=AT_A_HUB, trust_env=False) as browser,
+    ):
+        handshake = browser.get("socket.io/?EIO=4&transport=polling")
+        form = browser.post("login", data={"name": "ada"})
+        assert [handshake.status_code, form.status_code] == [200, 302]

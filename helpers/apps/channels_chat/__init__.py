@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...server import proxy_prefix
+
 if TYPE_CHECKING:
     from ...server import Server
 
@@ -63,6 +65,8 @@ def prepare() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     if "CHAT_DATABASE" not in os.environ:
         os.environ.update({**environment(), **os.environ})
+    if proxy_prefix() is not None:  # which name this machine has there, nobody says here
+        os.environ.setdefault("CHAT_HOSTS", "*")
     django.setup()
     with ThreadPoolExecutor(
         1

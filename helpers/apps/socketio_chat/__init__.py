@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...server import proxy_prefix
+
 if TYPE_CHECKING:
     from flask import Flask
 
@@ -55,10 +57,12 @@ def application() -> Flask:
     """
     global _app
     if _app is None:
-        settings = {} if "CHAT_DATABASE" in os.environ else environment()
-        _app = importlib.import_module("flask_chat").create_app(
-            {name: value for name, value in settings.items() if name == "CHAT_DATABASE"}
-        )
+        settings: dict[str, Any] = {}
+        if "CHAT_DATABASE" not in os.environ:
+            settings["CHAT_DATABASE"] = environment()["CHAT_DATABASE"]
+        if proxy_prefix() is not None and "CHAT_HOSTS" not in os.environ:
+            settings["CHAT_HOSTS"] = ["*"]  # which name this machine has there, nobody says here
+        _app = importlib.import_module("flask_chat").create_app(settings)
     return _app
 
 

@@ -13,7 +13,7 @@ HOST = r"(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d+)?"
 def host_is_ours(host, hosts):
     """Tell whether a request is for one of our hosts, on any port."""
     found = re.fullmatch(HOST, (host or "").lower())
-    return found is not None and found[1] in hosts
+    return found is not None and (found[1] in hosts or "*" in hosts)
 
 
 def origin_is_ours(origin, hosts):
