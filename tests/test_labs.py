@@ -6,6 +6,7 @@ Nothing here names a lab: whoever writes `labs/src/NN_name.ipynb` and its checks
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 
@@ -113,11 +114,27 @@ def plain(text):
 
 
 @pytest.fixture(scope="module")
-def bench(request):
-    client = client_for(nbformat.v4.new_notebook(), labs.LABS)
-    with client.setup_kernel():
-        run(client, "import helpers.process, helpers.broker, helpers.lab")
-        yield Bench(request.param, client)
+def open_bench():
+    """Give out the bench of one lab at a time: that of the last one closes when another is asked for."""
+    with contextlib.ExitStack() as stack:
+        opened = {}
+
+        def bench_of(path):
+            if path not in opened:
+                stack.close()
+                opened.clear()
+                client = client_for(nbformat.v4.new_notebook(), labs.LABS)
+                stack.enter_context(client.setup_kernel())
+                run(client, "import helpers.process, helpers.broker, helpers.lab")
+                opened[path] = Bench(path, client)
+            return opened[path]
+
+        yield bench_of
+
+
+@pytest.fixture(scope="module")  # so that pytest runs all tests of one lab in a row
+def bench(request, open_bench):
+    return open_bench(request.param)
 
 
 @each_lab
