@@ -486,12 +486,12 @@ class _Run:
             message = "" if self._value is None else str(self._value)
             return Result(self.exercise.id, CORRECT, message, self.shown)
         if untouched or any("NotImplementedError" in line for line in self._lines):
-            where = _where(_leaf(untouched[0])) if untouched else None
-            line = f" ({where})" if where else ""
+            place = _where(_leaf(untouched[0])) if untouched else None
+            where = f" ({place.partition(':')[0]})" if place else ""
             return Result(
                 self.exercise.id,
                 NOT_ATTEMPTED,
-                f"Not attempted yet: replace the line that says TODO{line}, run its cell, then run this one again.",
+                f"Not attempted yet: replace the TODO and the `raise` below it{where}, run that cell, then this one again.",
             )
         state, message = self._fault(error, relevant, deadline)
         if self._held() or (not self._ended and self._thread.ident in _threads_in_learners_code()):

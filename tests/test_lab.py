@@ -142,8 +142,7 @@ def test_an_untouched_exercise_is_not_attempted_and_no_try() -> None:
         result = try_it("99-next", "def answer(number):\n    raise NotImplementedError")
     assert result.state == lab.NOT_ATTEMPTED
     assert repr(result) == (
-        "Not attempted yet: replace the line that says TODO (line 2 of the cell: `raise NotImplementedError`), run its cell, "
-        "then run this one again."
+        "Not attempted yet: replace the TODO and the `raise` below it (line 2 of the cell), run that cell, then this one again."
     )
     assert "not tried yet" in repr(lab.hint(1))
 
