@@ -284,6 +284,11 @@ class _IdleCut(_Timed):
 
     def _act(self, side: Side) -> None:
         due = self._due(side)
+        late = asyncio.get_running_loop().time() - self._timers[side.connection].when()
+        if (
+            due <= 0 and late > self.seconds / 5
+        ):  # the machine stood still: nobody could say anything
+            due = self.seconds
         if due > 0:
             self._again(side, due)
         else:

@@ -15,7 +15,7 @@ import pytest
 from helpers import process, server
 from helpers.broker import stop_all as stop_brokers
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 """Seconds that anything may take in a test: far more than it needs, so that only a fault exceeds it."""
 
 

@@ -1101,7 +1101,7 @@ def test_leaving_flask_socketio_is_quick() -> None:
     for _ in range(5):
         with open_socketio(server):
             pass
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     server.wait_for("a client left", count=5)
     assert len(server.log) == 5
     assert server.log.failures == []
