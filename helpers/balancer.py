@@ -24,7 +24,7 @@ from .server import Server, launch
 NEEDED_BY = "notebooks 11 and 14"
 """What cannot be run without an nginx."""
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 """Seconds that starting, or taking up a new configuration, may take."""
 
 COOKIE = "node"
@@ -279,7 +279,7 @@ def balancer(
         buffering: whether it may hold an answer back until a buffer is full or the answer complete, as nginx does by itself. It
             does with an answer in one piece; one in chunks, which needs HTTP/1.1, it passes on as they come.
         name: what to call it.
-        timeout: seconds that starting may take, 10 by default.
+        timeout: seconds that starting may take, 30 by default.
 
     Returns:
         The running balancer, which has what a server has, and `config` and `reload`.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NEEDED_BY = "notebooks 07 and 14"
 """Who cannot be run without a broker."""
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 """Seconds that starting may take."""
 
 _SETTINGS = """
@@ -203,7 +203,7 @@ def broker(name: str = "broker", *, timeout: float = DEADLINE) -> Broker:
 
     Args:
         name: what to call it.
-        timeout: seconds that starting may take, 10 by default.
+        timeout: seconds that starting may take, 30 by default.
 
     Returns:
         The running broker; give its `url` to `channels_redis`, to the managers of `socketio` and to `redis`.

@@ -44,7 +44,7 @@ class Crowd:
         """How many messages each client has got so far."""
         return [len(messages) for messages in self.received]
 
-    def wait(self, count: int, timeout: float = 5.0) -> None:
+    def wait(self, count: int, timeout: float = 10.0) -> None:
         """Wait until each client has got so many messages.
 
         Args:

@@ -89,14 +89,14 @@ class Log(Sequence[str]):
             self._unfinished[thread] = rest
 
     def wait_for(
-        self, condition: str | Callable[[Log], object], *, count: int = 1, timeout: float = 5.0
+        self, condition: str | Callable[[Log], object], *, count: int = 1, timeout: float = 10.0
     ) -> None:
         """Wait until the log meets a condition.
 
         Args:
             condition: a piece of text that a line must contain, or a function of this log that must return something true.
             count: how many lines must contain the text.
-            timeout: seconds to wait, 5 by default.
+            timeout: seconds to wait, 10 by default.
 
         Raises:
             TimeoutError: the condition did not come true in time; the message holds the log.

@@ -198,7 +198,7 @@ def _measure(what: str, transports: Sequence[str], count: int, rate: int) -> dic
     return runs
 
 
-def _said(client: Child, start: str, timeout: float = 10.0) -> str:
+def _said(client: Child, start: str, timeout: float = 30.0) -> str:
     """Wait for a line of the client that starts with a text, and return the rest of it."""
     lines: list[str] = []
 

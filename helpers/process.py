@@ -98,7 +98,7 @@ class Child:
         status = self._process.poll() if self._process is not None else None
         return status if status is None or status >= 0 else 128 - status
 
-    def wait_until(self, ready: Callable[[], object], timeout: float = 10.0) -> None:
+    def wait_until(self, ready: Callable[[], object], timeout: float = 30.0) -> None:
         """Wait until a condition is true.
 
         Args:
@@ -137,7 +137,8 @@ class Child:
         process = self._process
         if process is not None:
             if (process.poll() or 0) < 0 and process.stdin and not process.stdin.closed:
-                with contextlib.suppress(ProcessLookupError):  # a guard that was killed guards nobody
+                # A guard that was killed guards nobody.
+                with contextlib.suppress(ProcessLookupError):
                     _kill_group(process.pid, process)
             if process.stdin and not process.stdin.closed:
                 with contextlib.suppress(BrokenPipeError):

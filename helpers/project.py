@@ -156,7 +156,7 @@ class _Runserver(Server):
 
 
 def runserver(
-    settings: dict[str, Any], *, name: str = "runserver", timeout: float = 10.0
+    settings: dict[str, Any], *, name: str = "runserver", timeout: float = 30.0
 ) -> Server:
     """Start Django's own `runserver` for some settings, in a process of its own, and return it when it is ready.
 
@@ -166,7 +166,7 @@ def runserver(
     Args:
         settings: the settings of the project, but for a `SECRET_KEY` and the `ALLOWED_HOSTS`; only what JSON can say.
         name: what to call it.
-        timeout: seconds that starting may take, 10 by default.
+        timeout: seconds that starting may take, 30 by default.
 
     Returns:
         The running server, which is also a context manager. It does not replace another one of the same name.

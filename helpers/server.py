@@ -122,7 +122,7 @@ class Server:
         )
 
     def wait_for(
-        self, condition: str | Callable[[Log], object], *, count: int = 1, timeout: float = 5.0
+        self, condition: str | Callable[[Log], object], *, count: int = 1, timeout: float = 10.0
     ) -> None:
         """Wait until the log meets a condition (see `Log.wait_for`)."""
         self.log.wait_for(condition, count=count, timeout=timeout)
@@ -583,7 +583,7 @@ def serve(
     server: str = "uvicorn",
     env: Mapping[str, str] | None = None,
     port: int = 0,
-    timeout: float = 10.0,
+    timeout: float = 30.0,
     **options: Any,
 ) -> Server:
     """Start a real server for an application and return it when it is ready.
@@ -601,7 +601,7 @@ def serve(
             Werkzeug by default, or `"gunicorn"`. Daphne and gunicorn need `process=True`.
         env: variables to add to the environment of a process of its own, for example what the settings of a project read.
         port: the port to listen on, for a server that comes back where it was; one that the system chooses by default.
-        timeout: seconds that starting may take, 10 by default.
+        timeout: seconds that starting may take, 30 by default.
         options: what else the server understands: settings of `uvicorn.Config`, `daphne.server.Server`, `websockets.serve`,
             Werkzeug's server or gunicorn.
 
@@ -618,12 +618,12 @@ def serve(
     return launch(started, timeout)
 
 
-def launch(started: S, timeout: float = 10.0) -> S:
+def launch(started: S, timeout: float = 30.0) -> S:
     """Open a server that has been made, in place of the one of its name, and return it when it is ready.
 
     Args:
         started: the server.
-        timeout: seconds that starting may take, 10 by default.
+        timeout: seconds that starting may take, 30 by default.
 
     Raises:
         RuntimeError: it did not start; the message holds what it said.

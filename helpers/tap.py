@@ -177,14 +177,14 @@ class Tap:
         """
         return self._background.run(coroutine)
 
-    def wait_for(self, condition: Callable[[Recording], object], *, timeout: float = 5.0) -> None:
+    def wait_for(self, condition: Callable[[Recording], object], *, timeout: float = 10.0) -> None:
         """Wait until the recording meets a condition.
 
         What a client sends goes through the tap, and what a cell does to the server does not: wait where their order matters.
 
         Args:
             condition: a function of the recording that must return something true. The tap hears nothing while it runs.
-            timeout: seconds to wait, 5 by default.
+            timeout: seconds to wait, 10 by default.
 
         Raises:
             TimeoutError: the condition did not come true in time; the message sums the recording up.
