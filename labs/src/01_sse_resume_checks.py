@@ -1,0 +1,356 @@
+"""The checks of lab 01. Most of them need no network: what can be cut at any byte is a list of bytes."""
+
+import asyncio
+from random import Random
+
+import httpx
+
+from helpers import ladder, serve, tap
+from helpers.lab import exercise, given, patience, require, show
+
+SSE = b"text/event-stream"
+HEADERS = {"User-Agent": "workbook", "Accept-Encoding": "identity"}
+
+
+def dispatched(text):
+    """What an EventSource hands to a page, as (id, data), and the id it will name when it comes back (WHATWG HTML, "
+    "9.2.6)."""
+    events, data, last, named = [], [], "", ""
+    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if line == "":
+            last = named
+            if data:
+                events.append((last, "\n".join(data)))
+            data = []
+        elif field == "data":
+            data.append(value)
+        elif field == "id":
+            named = value
+    return events, last
+
+
+@exercise(
+    "01-event",
+    hints=(
+        "What would a client make of a line of your text that has no field name in front of it?",
+        "Every line of the text needs a `data: ` of its own, the empty ones too. Which method splits a text and keeps "
+        "empty pieces?",
+        'lines = data.replace("\\r\\n", "\\n").replace("\\r", "\\n").split("\\n"); one f"data: {line}\\n" for each, '
+        "then an empty line.",
+    ),
+)
+def event_is_what_the_browser_gets(event):
+    for data, why in {
+        "2:1": "An event ends with an empty line: without one the client goes on collecting, and the next one runs "
+        "into it.",
+        "goal!\nby number 9": "A line without `data: ` before it is a field with an odd name, and is ignored.",
+        "": "An event without any `data` line is dropped, and its update is lost.",
+        "no goal\n": "A newline at the end of a text is a part of it: behind it stands one more line, an empty one.",
+        "  indented": "A client removes one space after the colon. If you do not send one, it takes one of the text's own.",
+        "id: 99": "The text looks like a field. It must arrive as text, and must not change the id.",
+        "first\r\nsecond\rthird": "CR alone and CR LF end a line for the client, as LF does. What comes after is then "
+        "no data.",
+    }.items():
+        given(f"The check called event(7, {data!r}).")
+        text = event(7, data)
+        require(
+            isinstance(text, str),
+            f"event(7, {data!r}) returned {type(text).__name__}. The server writes what you `return`, so this stream "
+            "has nothing "
+            "to say.",
+        )
+        events, _ = dispatched(text + "id: 8\ndata: the next one\n\n")
+        wanted = data.replace("\r\n", "\n").replace("\r", "\n")
+        require(
+            [found for _, found in events] == [wanted, "the next one"],
+            f"You wrote {text!r} for the text {data!r}, then came one more event, 'the next one'. The client handed to "
+            "the page: "
+            f"{', '.join(repr(found) for _, found in events)}. {why}",
+        )
+        require(
+            events[0][0] == "7",
+            f"You wrote {text!r}, and the client will name the id {events[0][0]!r} when it comes back. Without the "
+            "right one it "
+            "cannot say what it has: write `id: 7` on a line of its own.",
+        )
+    return "Seven texts, one of them empty and one with three kinds of newline, arrived as they were sent."
+
+
+@exercise(
+    "01-journal",
+    hints=(
+        "Which update is at position 0 of your list, once the oldest have been thrown away?",
+        "Keep pairs of id and data, and count the ids on their own. `since` need not know a position: it can compare ids.",
+        "Bad or future id: return all you keep. Else [(id, data) for id, data in self.kept if id > int(last_id)].",
+    ),
+)
+def journal_forgets_nothing_too_early(Journal):
+    journal = Journal(limit=100)
+    given("The check made a Journal(limit=100) and appended three updates.")
+    ids = [journal.append(data) for data in ("0:0", "1:0", "1:1")]
+    require(
+        (ids, journal.latest) == ([1, 2, 3], 3),
+        f"Three updates got the ids {ids}, and `latest` is {journal.latest}. Ids count from 1, so that 0 can mean: "
+        "nothing yet.",
+    )
+    asked(
+        journal,
+        "1",
+        [(2, "1:0"), (3, "1:1")],
+        "The client has update 1: to send it again is a duplicate, to skip 2 a loss.",
+    )
+    asked(journal, "3", [], "The client has all there is. What you send it now comes twice.")
+    for number in range(4, 1001):
+        journal.append(f"update {number}")
+    everything = [(number, f"update {number}") for number in range(901, 1001)]
+    given("The check appended 1,000 updates in all to a Journal(limit=100).")
+    kept = len(journal.since("0"))
+    require(
+        kept <= 100,
+        f"After 1,000 updates the journal still holds {kept}, with limit=100. A server that runs for a month would hold "
+        "them all.",
+    )
+    asked(journal, "0", everything, "These are the last hundred; an update keeps its id for ever.")
+    asked(
+        journal,
+        "950",
+        everything[50:],
+        "The oldest 900 are gone, so the position in your list is no longer the id.",
+    )
+    for unknown in ("5000", "abc", "", "-1", "1.5"):
+        asked(
+            journal,
+            unknown,
+            everything,
+            "Nobody got this id from you: perhaps the server has restarted and counts anew. You cannot know what this "
+            "client "
+            "has, so it gets all that you keep. A duplicate can be dropped, a loss cannot be repaired.",
+        )
+    return "Known, old, future and senseless ids, and a memory that ends at its limit."
+
+
+def asked(journal, last_id, wanted, why):
+    given(f"The check called since({last_id!r}); the latest id was {journal.latest}.")
+    found = journal.since(last_id)
+    require(
+        list(found) == wanted,
+        f"since({last_id!r}) returned {brief(found)}; the latest id was {wanted[-1][0] if wanted else last_id}. {why}",
+    )
+
+
+def brief(found):
+    ids = [pair[0] if isinstance(pair, tuple) else pair for pair in found]
+    return f"the updates {ids[0]} to {ids[-1]}" if len(ids) > 3 else f"the updates {ids}"
+
+
+class Feed:
+    """What the exercise promises: a journal whose news can be awaited."""
+
+    def __init__(self):
+        self.updates = []
+        self.grown = asyncio.Event()
+
+    @property
+    def latest(self):
+        return len(self.updates)
+
+    def publish(self, data):
+        self.updates.append((self.latest + 1, data))
+        self.grown.set()
+        self.grown = asyncio.Event()
+
+    def since(self, last_id):
+        return [pair for pair in self.updates if pair[0] > int(last_id)]
+
+    async def news(self, last_id):
+        while self.latest <= int(last_id):
+            await self.grown.wait()
+
+
+class Wire:
+    """A connection that takes `room` bytes and is cut then; whoever sends waits for ever."""
+
+    def __init__(self, room=1_000_000, during=None, meanwhile=None):
+        self.room = room
+        self.data = b""
+        self.heads = []
+        self.during, self.meanwhile = during, meanwhile
+        self.changed = asyncio.Event()
+        self.slow = asyncio.Event()
+        self.slow.set()
+
+    async def send(self, message):
+        if message["type"] == "http.response.start":
+            self.heads.append(message)
+        else:
+            self.data += message.get("body", b"")[: self.room - len(self.data)]
+        if message["type"] == self.during:
+            self.during = None
+            self.meanwhile()
+        self.changed.set()
+        await self.slow.wait()
+        if len(self.data) >= self.room:
+            await asyncio.Event().wait()
+
+
+async def visit(stream, feed, last_id, wire, until):
+    """One connection: run the stream until the client has the update `until` or the wire is cut; return what it got."""
+    task = asyncio.ensure_future(stream(feed, last_id, wire.send))
+    ended = asyncio.ensure_future(
+        idle(wire, lambda: has(wire, until) or len(wire.data) >= wire.room)
+    )
+    await asyncio.wait({task, ended}, timeout=patience(), return_when=asyncio.FIRST_COMPLETED)
+    for _ in range(5):
+        await asyncio.sleep(0)  # a stream that is about to end may do so
+    over = task.done()
+    for one in (task, ended):
+        one.cancel()
+    await asyncio.wait({task, ended})
+    if over and not task.cancelled():
+        task.result()  # what it raised
+    return over
+
+
+async def idle(wire, condition):
+    while not condition():
+        wire.changed.clear()
+        await wire.changed.wait()
+
+
+def has(wire, number):
+    return any(id == str(number) for id, _ in dispatched(wire.data.decode(errors="replace"))[0])
+
+
+def ids_of(wire):
+    return [int(id or 0) for id, _ in dispatched(wire.data.decode(errors="replace"))[0]]
+
+
+@exercise(
+    "01-stream",
+    hints=(
+        "Between two looks at the feed, an update may be published. Who notices?",
+        "Fix where you start before the first `await`. Then again and again: send everything `since` that id, remember "
+        "the id of "
+        "each one sent, wait for news after it.",
+        "last = feed.latest if last_id is None else last_id; head; while True: for last, data in feed.since(last): await "
+        "send(…); await feed.news(last).",
+    ),
+)
+async def stream_loses_nothing(stream):
+    feed = Feed()
+    for number in range(1, 4):
+        feed.publish(f"update {number}")
+    given(
+        "A client came without an id. Three updates were in the feed, a fourth came with the head of the response."
+    )
+    wire = Wire(during="http.response.start", meanwhile=lambda: feed.publish("update 4"))
+    over = await visit(stream, feed, None, wire, 4)
+    require(
+        wire.heads,
+        "Your stream sent no `http.response.start`, so the client waits for a status line.",
+    )
+    kinds = dict(wire.heads[0].get("headers", [])).get(b"content-type", b"")
+    require(
+        kinds.startswith(SSE),
+        f"Your response has the content type {kinds.decode() or 'of nothing'!r}. An EventSource that meets anything but "
+        "text/event-stream gives up for good.",
+    )
+    require(
+        not over,
+        f"Your stream ended after the updates {ids_of(wire)}. Each end makes the client come back: that is polling, "
+        "with longer "
+        "headers. After what there is, wait for `feed.news`.",
+    )
+    require(
+        ids_of(wire) == [4],
+        f"A new client got the updates {ids_of(wire)}. It begins at now: 1 to 3 were there before it came. Update 4 was "
+        "published while your `send` of the head was under way: where did you look up what is the latest?",
+    )
+    given(
+        "A client came back with the id 1; while update 2 was under way to it, 5 and 6 were published."
+    )
+    more = lambda: [feed.publish(f"update {number}") for number in (5, 6)]  # noqa: E731
+    wire = Wire(during="http.response.body", meanwhile=more)
+    await visit(stream, feed, "1", wire, 6)
+    require(
+        ids_of(wire) == [2, 3, 4, 5, 6],
+        f"A client that had update 1 came back and got {ids_of(wire)}; 5 and 6 were published after it had come. It "
+        "needs 2 to "
+        "6, each once: what it missed, and what came while you were telling it.",
+    )
+    given("A slow reader: its first event took until 50 more had been published.")
+    wire = Wire()
+    wire.slow.clear()
+    reading = asyncio.ensure_future(visit(stream, feed, "6", wire, 56))
+    for number in range(7, 57):
+        feed.publish(f"update {number}")
+        await asyncio.sleep(0)
+    wire.slow.set()
+    await reading
+    require(
+        ids_of(wire) == list(range(7, 57)),
+        f"A slow reader, who took its first event only after 50 were published, got {brief([(n,) for n in ids_of(wire)])}, "
+        f"{len(ids_of(wire))} in all. `send` waits for a reader, and the feed does not: ask it again after each wait.",
+    )
+    cuts = await cut_at_random(stream)
+    await on_a_real_wire(stream)
+    return f"{cuts} cuts at random bytes, 200 updates, each of them once and in order."
+
+
+async def cut_at_random(stream):
+    random, feed, got, cuts = Random(6455), Feed(), [], 0
+    while len(got) < 200:
+        for _ in range(random.randrange(12)):
+            if feed.latest < 200:
+                feed.publish(f"update {feed.latest + 1}\nof the match")
+        if feed.latest == len(got):
+            continue
+        last = got[-1][0] if got else "0"
+        given(f"The wire was cut at a random byte; the client came back with the id {last}.")
+        wire = Wire(room=random.randrange(1, 400))
+        await visit(stream, feed, last, wire, feed.latest)
+        news, _ = dispatched(wire.data.decode(errors="replace"))
+        got += news
+        cuts += 1
+        require(
+            got == [(str(id), data) for id, data in feed.updates[: len(got)]],
+            f"Cut {cuts}: the client came back with the id {last} and got {', '.join(map(repr, news[:3]))}"
+            f"{', …' if len(news) > 3 else ''}. In the feed came {', '.join(map(repr, feed.since(last)[:3]))}. Whatever "
+            "has not "
+            "arrived with its empty line must come again, and whole.",
+        )
+    return cuts
+
+
+async def publish(feed, data):
+    feed.publish(data)
+
+
+async def on_a_real_wire(stream):
+    """Nothing new is required here: it is the evidence to look at."""
+    feed = Feed()
+
+    async def app(scope, receive, send):
+        last_id = dict(scope["headers"]).get(b"last-event-id")
+        await stream(feed, last_id and last_id.decode(), send)
+
+    with serve(app, name="lab 01") as server, tap(server) as wire:
+        for last_id, missed, published in (
+            (None, (), ("0:0", "1:0")),
+            ("2", ("1:1", "2:1"), ("2:2",)),
+        ):
+            feed.updates += [(feed.latest + n, data) for n, data in enumerate(missed, 1)]
+            headers = HEADERS | ({"Last-Event-ID": last_id} if last_id else {})
+            async with (
+                httpx.AsyncClient(trust_env=False) as client,
+                client.stream("GET", wire.url(), headers=headers) as response,
+            ):
+                for data in published:
+                    server.run(publish(feed, data))
+                async for line in response.aiter_lines():
+                    if line == f"data: {published[-1]}":
+                        break
+            wire.settle()
+    show(ladder(wire, caption="The same on a real wire, cut after update 2"))
