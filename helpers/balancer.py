@@ -116,7 +116,7 @@ class Balancer(Server):
         *,
         policy: Policy = "round_robin",
         upgrade: bool = True,
-        buffering: bool = False,
+        buffering: bool | None = None,
     ) -> None:
         super().__init__(name)
         self.upstreams: list[int] = list(upstreams)
@@ -124,7 +124,7 @@ class Balancer(Server):
         self.policy = policy
         """How it chooses one."""
         self._upgrade = upgrade
-        self._buffering = buffering
+        self._buffering = not upgrade if buffering is None else buffering
         self._resting: list[int] = []
         self._numbers: dict[int, int] = {}
         self._child: Child | None = None
@@ -260,7 +260,7 @@ def balancer(
     policy: Policy = "round_robin",
     *,
     upgrade: bool = True,
-    buffering: bool = False,
+    buffering: bool | None = None,
     name: str = "balancer",
     timeout: float = DEADLINE,
 ) -> Balancer:
@@ -276,8 +276,9 @@ def balancer(
             here, where all have the same one, all go to one upstream.
         upgrade: whether it passes on a request for an Upgrade, as WebSocket needs it. nginx does not by itself. Without,
             it also speaks HTTP/1.0 with its upstreams, as nginx did by itself until 1.29.7.
-        buffering: whether it may hold an answer back until a buffer is full or the answer complete, as nginx does by itself. It
-            does with an answer in one piece; one in chunks, which needs HTTP/1.1, it passes on as they come.
+        buffering: whether it may hold an answer back until a buffer is full or the answer complete. It does with one in a
+            single piece; one in chunks, which needs HTTP/1.1, it passes on as they come. Without Upgrade it does by default, as
+            nginx does by itself, and with Upgrade it does not.
         name: what to call it.
         timeout: seconds that starting may take, 30 by default.
 
