@@ -53,6 +53,7 @@ test: ## prove every helper and every notebook (the same set-up, then the tests)
 refresh: ## run every notebook and store what changed in its outputs
 	$(call set_up,test)
 	@$(PY) -m helpers.authoring.refresh
+	@$(PY) -m helpers.ledger
 
 labs: ## make the labs' exercises and solutions from labs/src
 	$(call set_up,test)
