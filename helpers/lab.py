@@ -530,6 +530,11 @@ class _Run:
             return NOT_YET, f"Your server ended the connection {told}.{after}"
         if isinstance(error, ConnectionError):
             return NOT_YET, f"The connection ended: {type(error).__name__}.{after}"
+        if isinstance(error, TypeError) and "await" in str(error):
+            return (
+                RAISED,
+                f"The check awaits your code, and found no coroutine: write `async def`.{after}",
+            )
         return (
             RAISED,
             f"The check could not go on with your answer: {type(error).__name__}: {error}.{after}",

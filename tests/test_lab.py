@@ -266,6 +266,11 @@ def test_an_await_that_never_ends_is_cancelled() -> None:
     assert try_it("99-await", "async def answer(number):\n    return 2").correct
 
 
+def test_a_function_that_is_not_async_is_told_so() -> None:
+    said = "The check awaits your code, and found no coroutine: write `async def`. The check awaited it."
+    assert repr(try_it("99-await", RIGHT)) == said
+
+
 def test_a_handler_that_raises_is_told_with_its_line() -> None:
     result = try_it(
         "99-echo",

@@ -57,23 +57,22 @@ def event_is_what_the_browser_gets(event):
         text = event(7, data)
         require(
             isinstance(text, str),
-            f"event(7, {data!r}) returned {type(text).__name__}. The server writes what you `return`, so this stream "
-            "has nothing "
-            "to say.",
+            f"event(7, {data!r}) returned {type(text).__name__}. The stream is made of what you `return`, and needs "
+            "text, a `str`: this one has nothing to say.",
         )
         events, _ = dispatched(text + "id: 8\ndata: the next one\n\n")
         wanted = data.replace("\r\n", "\n").replace("\r", "\n")
+        require(
+            len(events) < 2 or events[0][0] == "7",
+            f"You wrote {text!r}, and the client will name the id {events[0][0]!r} when it comes back. Without the "
+            "right one it "
+            "cannot say what it has: write `id: 7` on a line of its own.",
+        )
         require(
             [found for _, found in events] == [wanted, "the next one"],
             f"You wrote {text!r} for the text {data!r}, then came one more event, 'the next one'. The client handed to "
             "the page: "
             f"{', '.join(repr(found) for _, found in events)}. {why}",
-        )
-        require(
-            events[0][0] == "7",
-            f"You wrote {text!r}, and the client will name the id {events[0][0]!r} when it comes back. Without the "
-            "right one it "
-            "cannot say what it has: write `id: 7` on a line of its own.",
         )
     return "Seven texts, one of them empty and one with three kinds of newline, arrived as they were sent."
 
@@ -135,14 +134,15 @@ def asked(journal, last_id, wanted, why):
     given(f"The check called since({last_id!r}); the latest id was {journal.latest}.")
     found = journal.since(last_id)
     require(
-        list(found) == wanted,
+        found == wanted,
         f"since({last_id!r}) returned {brief(found)}; the latest id was {wanted[-1][0] if wanted else last_id}. {why}",
     )
 
 
 def brief(found):
-    ids = [pair[0] if isinstance(pair, tuple) else pair for pair in found]
-    return f"the updates {ids[0]} to {ids[-1]}" if len(ids) > 3 else f"the updates {ids}"
+    if not isinstance(found, list) or len(found) < 4:
+        return repr(found)
+    return f"[{found[0]!r}, … {found[-1]!r}], {len(found)} in all"
 
 
 class Feed:
@@ -176,6 +176,7 @@ class Wire:
         self.room = room
         self.data = b""
         self.heads = []
+        self.ended = False
         self.during, self.meanwhile = during, meanwhile
         self.changed = asyncio.Event()
         self.slow = asyncio.Event()
@@ -185,6 +186,7 @@ class Wire:
         if message["type"] == "http.response.start":
             self.heads.append(message)
         else:
+            self.ended |= not message.get("more_body")
             self.data += message.get("body", b"")[: self.room - len(self.data)]
         if message["type"] == self.during:
             self.during = None
@@ -251,11 +253,16 @@ async def stream_loses_nothing(stream):
         wire.heads,
         "Your stream sent no `http.response.start`, so the client waits for a status line.",
     )
-    kinds = dict(wire.heads[0].get("headers", [])).get(b"content-type", b"")
+    headers = wire.heads[0].get("headers", [])
     require(
-        kinds.startswith(SSE),
-        f"Your response has the content type {kinds.decode() or 'of nothing'!r}. An EventSource that meets anything but "
-        "text/event-stream gives up for good.",
+        any(name == b"content-type" and value.startswith(SSE) for name, value in headers),
+        f"Your response has the headers {headers!r}. An EventSource that meets anything but the content type "
+        "text/event-stream gives up for good. Names and values are `bytes` here, names in small letters.",
+    )
+    require(
+        not wire.ended,
+        "You sent a body without `more_body=True`. The server takes it for the last one and ends the response: the client "
+        "comes back for every single update.",
     )
     require(
         not over,
@@ -291,8 +298,8 @@ async def stream_loses_nothing(stream):
     await reading
     require(
         ids_of(wire) == list(range(7, 57)),
-        f"A slow reader, who took its first event only after 50 were published, got {brief([(n,) for n in ids_of(wire)])}, "
-        f"{len(ids_of(wire))} in all. `send` waits for a reader, and the feed does not: ask it again after each wait.",
+        f"A slow reader, who took its first event only after 50 were published, got {brief(ids_of(wire))}. "
+        "`send` waits for a reader, and the feed does not: ask it again after each wait.",
     )
     cuts = await cut_at_random(stream)
     await on_a_real_wire(stream)
