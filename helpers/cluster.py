@@ -69,6 +69,25 @@ class Cluster(Server):
             )
         return self._balancer
 
+    @property
+    def processes(self) -> dict[str, int]:
+        """How many processes its parts are now; those that only see to the end of others are not counted."""
+        import psutil  # type: ignore[import-untyped]
+
+        parts: dict[str, list[Any]] = {
+            "nodes": [*self.nodes],
+            "broker": [self._broker],
+            "balancer": [self._balancer],
+        }
+        counts = {}
+        for title, members in parts.items():
+            guards = [self._process(part) for part in members if part is not None and part.running]
+            started = [
+                psutil.Process(guard.pid).children(recursive=True) for guard in guards if guard
+            ]
+            counts[title] = sum(map(len, started))
+        return {title: count for title, count in counts.items() if count}
+
     def url(self, path: str = "/") -> str:
         self.check()
         return super().url(path)

@@ -106,6 +106,7 @@ def test_it_answers_as_one_server_and_leaves_nothing_behind(folder: Path) -> Non
         assert repr(started) == f"<cluster: 2 nodes behind nginx, at {started.url()}>"
         assert f"127.0.0.1:{started.nodes[1].port}" in started.balancer.config
         started.wait_for("GET / 200", count=6)
+        assert started.processes == {"nodes": 2, "broker": 1, "balancer": 2}
         assert eventually(
             lambda: sum("somebody has left" in node.log for node in started.nodes) == 1
         )

@@ -1,7 +1,9 @@
 import os
 from typing import Any
 
+import django
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import get_channel_layer
 from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 
@@ -22,6 +24,8 @@ if not settings.configured:
     settings.configure(
         LOGGING_CONFIG=None, CHANNEL_LAYERS={"default": IN_REDIS if QUEUE_URL else IN_MEMORY}
     )
+    django.setup()
+    get_channel_layer()  # now, and not while the first client waits
 
 
 class Everybody(AsyncJsonWebsocketConsumer):
