@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from helpers.log import LIBRARIES, Capture, Log
+from helpers.log import LIBRARIES, Capture, Log, watching
 
 
 @pytest.fixture
@@ -358,3 +358,19 @@ def test_the_route_outlives_the_cell_that_started_the_server(
     assert list(log) == ["from the server"] * 2
     assert stream.getvalue() == "from a cell\nafter the server\n"
     assert type(stream) is Stream
+
+
+def test_a_watcher_hears_of_every_line_of_every_log_with_its_exception() -> None:
+    """Also of what another thread prints; and of nothing before and after."""
+    first, second = Log(), Log()
+    heard: list[tuple[str, BaseException | None]] = []
+    first.add("before")
+    with watching(lambda line, error: heard.append((line, error))):
+        first.add("one")
+        error = KeyError("room")
+        second.fail("handler", error)
+        second.write("two\nthree")
+        second.close()
+        second.add("noise")
+    first.add("after")
+    assert heard == [("one", None), ("handler: KeyError: 'room'", error), ("two", None)]

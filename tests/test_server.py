@@ -33,7 +33,8 @@ from websockets.sync.client import ClientConnection, connect
 import helpers.server
 from helpers import serve
 from helpers.background import Background
-from helpers.server import Server, stop_all
+from helpers.log import Log
+from helpers.server import Server, prints_apart, stop_all
 from helpers.tap import Tap
 
 ROOT = Path(__file__).parent.parent
@@ -1292,3 +1293,32 @@ def test_an_interrupt_at_any_moment_leaves_nothing_half_started() -> None:
     assert 150 <= seen["interrupts"] <= 160
     assert seen["whole"] + seen["half"] == 60
     assert seen["half"] >= 4, "some of the interrupts must come while it starts"
+
+
+def test_prints_stay_apart_also_while_no_server_lives(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+
+    async def _idle(connection: object) -> None:
+        pass
+
+    def speak(text: str) -> None:
+        with log.capturing():
+            print(text)
+
+    with prints_apart():
+        speak("before a server")
+        with serve(_idle):
+            speak("beside a server")
+        speak("after a server")
+        print("a cell")
+    assert list(log) == ["before a server", "beside a server", "after a server"]
+    assert capsys.readouterr().out == "a cell\n"
+    with serve(_idle), prints_apart():
+        pass
+    with serve(_idle):
+        with prints_apart():
+            pass
+        speak("the server still keeps them apart")
+    assert len(log) == 4
+    speak("nobody does")
+    assert capsys.readouterr().out == "nobody does\n"
