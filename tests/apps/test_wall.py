@@ -20,4 +20,5 @@ def test_its_pages_differ_in_one_word_and_one_has_a_policy():
                 guarded = answer.headers.get("content-security-policy")
                 assert guarded == (policy(path) if path == "/guarded" else None)
             assert browser.get("/x").status_code == 404
+    assert ".textContent = " in page("/text")
     assert page("/text").replace("textContent", "innerHTML") == page("/markup") == page("/guarded")
