@@ -103,7 +103,7 @@ def windows(*, count: int = 2, dark: bool = False) -> Iterator[list[Window]]:
                 for _ in range(count)
             ]
             for page in opened:
-                page.set_default_timeout(15_000)
+                page.set_default_timeout(30_000)
             yield [Window(page) for page in opened]
         finally:
             browser.close()
