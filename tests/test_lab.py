@@ -283,6 +283,45 @@ def test_a_handler_that_raises_is_told_with_its_line() -> None:
     assert 'The client sent "hi".' in repr(result)
 
 
+def test_an_exception_in_a_group_is_told_as_itself() -> None:
+    source = """
+import asyncio
+
+async def fail():
+    raise KeyError("room")
+
+async def answer(number):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail())
+"""
+    said = "Your code raised KeyError: 'room' (line 4 of the cell: `raise KeyError(\"room\")`)."
+    assert repr(try_it("99-await", source)).startswith(said)
+
+
+def test_the_end_of_a_connection_in_a_handler_explains_nothing() -> None:
+    source = """
+async def answer(connection):
+    await connection.recv()
+    await connection.send("ho")
+    await connection.wait_closed()
+    raise ConnectionResetError("gone")
+"""
+    assert repr(try_it("99-echo", source)) == "Not yet. You answered 'ho'."
+    source = source.replace("await connection.wait_closed()", "await connection.close()")
+    early = source.replace('await connection.send("ho")', "pass")
+    said = 'Not yet. Your server ended the connection with code 1000. The client sent "hi".'
+    assert repr(try_it("99-echo", early)).startswith(said)
+
+
+def test_an_untouched_program_in_a_process_of_its_own_is_not_attempted() -> None:
+    source = """
+async def answer(connection):
+    print("handler: NotImplementedError")  # what the log of a process says
+    await connection.close()
+"""
+    assert try_it("99-echo", source).state == lab.NOT_ATTEMPTED
+
+
 def test_an_untouched_handler_is_not_attempted() -> None:
     result = try_it("99-echo", "async def answer(connection):\n    raise NotImplementedError")
     assert result.state == lab.NOT_ATTEMPTED
@@ -303,12 +342,16 @@ def test_a_handler_that_hangs_up_is_told_its_code() -> None:
     )
 
 
-@pytest.mark.parametrize("exercise", ["99-echo", "99-waits"])
+@pytest.mark.parametrize(
+    ("exercise", "deadline"),
+    [("99-echo", 30.0), ("99-waits", 1.0)],
+    ids=["when the check has seen enough", "at the deadline"],
+)
 def test_a_handler_that_holds_the_loop_of_its_server_is_ended(
-    exercise: str, eventually: Callable[..., bool]
+    exercise: str, deadline: float, eventually: Callable[..., bool]
 ) -> None:
     source = "async def answer(connection):\n    while True:\n        pass"
-    with soon(patience=0.2, deadline=1):
+    with soon(patience=0.2, deadline=deadline):
         result = try_it(exercise, source)
     assert eventually(lambda: not any("probe" in t.name for t in threading.enumerate()))
     assert result.state in (lab.NOT_YET, lab.NO_ANSWER)
