@@ -31,7 +31,7 @@ define stage
 @$(OFFLINE) $(2) || { echo "make test stopped: $(1) failed."; exit 1; }
 endef
 
-.PHONY: help lab test refresh labs soak bench lint lock setup
+.PHONY: help lab test refresh labs soak bench lint lock wheels setup
 
 help: ## list the commands
 	@echo "The workbook's commands:"
@@ -58,6 +58,7 @@ refresh: ## run every notebook and store what changed in its outputs
 labs: ## make the labs' exercises and solutions from labs/src
 	$(call set_up,test)
 	@$(PY) -m helpers.authoring.labs
+	@$(PY) -m helpers.authoring.teaching
 
 soak: ## what takes too long for every run: every check of a lab, weakened in every way
 	$(call set_up,test)
@@ -75,6 +76,13 @@ lint: ## format the code and mend what can be mended
 lock: ## write the locks from pyproject.toml (UPGRADE=1: with the newest versions)
 	$(call set_up,test)
 	@$(PY) -m helpers.authoring.lock $(if $(UPGRADE),--upgrade)
+
+wheels: ## pack every package into wheels/, for a room without a network: there, make lab installs from it
+	$(call set_up,lab)
+	@$(PY) -m pip download --quiet --no-deps --require-hashes --only-binary :all: --dest wheels -r requirements.lock
+	@if command -v npm >/dev/null; then cd helpers/apps/socketio_chat && \
+	  npm ci --ignore-scripts --no-audit --no-fund --silent --cache ../../../wheels/npm; fi
+	@echo "wheels/ is complete: copy this folder into a clone on a machine like this one, and run make lab there."
 
 setup: ## only the set-up of `make lab`
 	$(call set_up,lab)

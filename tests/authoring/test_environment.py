@@ -176,6 +176,25 @@ def test_one_entry_of_a_lock_with_its_hashes():
         setup.pinned(lock, "uvicorn")
 
 
+def test_a_clone_with_wheels_asks_no_network_for_what_learners_need(clone):
+    (clone / "wheels").mkdir()
+    environment = Recorded(clone)
+    assert environment.wheels is None  # an empty folder holds nothing
+    (clone / "wheels" / "uv-1.0-py3-none-any.whl").write_text("")
+    environment.make("test")
+    from_there = [
+        "--no-index" in command
+        and command[command.index("--find-links") + 1] == str(clone / "wheels")
+        for command in environment.commands
+    ]
+    assert dict(zip(environment.steps, from_there, strict=True)) == {
+        "making .venv": False,
+        "installing uv": True,
+        "installing requirements.lock": True,
+        "installing requirements-dev.lock": False,
+    }
+
+
 def test_a_failing_step_says_which_and_what_to_do(clone):
     """The step's own lines stand above it."""
     with pytest.raises(setup.SetupError) as caught:
@@ -323,6 +342,12 @@ def test_a_set_up_goes_on_without_the_client(fake_npm, capfd):
     assert setup.main(["--ready", "lab"]) == 0
     assert setup.main(["lab"]) == 0
     assert len(calls(fake_npm)) == 1
+
+
+def test_npm_takes_the_client_from_the_folder_of_wheels(fake_npm, here):
+    (here.root / "wheels" / "npm").mkdir(parents=True)
+    assert setup.main(["lab"]) == 0
+    assert calls(fake_npm)[0].endswith(f" --offline --cache {here.root / 'wheels' / 'npm'}")
 
 
 def test_where_there_is_no_npm_nothing_is_missed(here, monkeypatch):
