@@ -353,6 +353,8 @@ def test_a_handler_that_holds_the_loop_of_its_server_is_ended(
     source = "async def answer(connection):\n    while True:\n        pass"
     with soon(patience=0.2, deadline=deadline):
         result = try_it(exercise, source)
+    assert "still runs" not in repr(result)
+    assert result.seconds < 7  # at 8 it would have been ended anyway; it takes a third of one
     assert eventually(lambda: not any("probe" in t.name for t in threading.enumerate()))
     assert result.state in (lab.NOT_YET, lab.NO_ANSWER)
     right = "async def answer(connection):\n    await connection.send(await connection.recv())"
