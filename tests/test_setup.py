@@ -27,7 +27,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 # One letter of each word stands in brackets: this file, too, is searched for them.
 NOT_OURS = {
     "the address of a package index": r"https?://[^\s\"')]*(?:/[s]imple\b|pyth[o]nhosted)",
-    "an option that names one": r"(?<!no-emit)-(?:[i]ndex-url|[f]ind-links)\b",
+    "an option that names one": r"(?<!no-emit)-(?:[i]ndex-url\b|[f]ind-links[= ])",
     "a path of one machine": r"(?<![\w.<>-])/(?:[w]ork|[r]oot|[h]ome/\w+|[U]sers/\w+)/",
 }
 
