@@ -1,0 +1,546 @@
+"""The checks of lab 12: small examples first, then a wire that is cut at seeded places, and a history as the judge."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import math
+import time
+from random import Random
+
+import websockets
+
+from helpers import serve, tap
+from helpers.history import History
+from helpers.lab import exercise, given, patience, require, show
+from helpers.tap import Fault
+
+SEED = 6455
+OPTIONS = {"proxy": None, "compression": None, "user_agent_header": None, "close_timeout": 0.5}
+HANDSHAKE = {"client": 154, "server": 166}
+"""Bytes of a handshake; where they differ by some, cuts move by as many."""
+
+
+class Cuts(Fault):
+    """Cuts connections at seeded bytes, mostly within the first few messages, until so many have been cut."""
+
+    name = "cuts"
+
+    def __init__(self, count):
+        super().__init__()
+        self.count, self.left, self.ended = count, {}, set()
+
+    def budget(self, side):
+        """The bytes that may still pass. What a client says is only cut half of the time: it says more, and at once."""
+        if self.done >= self.count:
+            return math.inf
+        key = side.connection, side.peer
+        if key not in self.left:
+            random = Random(f"{SEED} {key}")
+            free = side.peer == "client" and random.random() < 0.5
+            size = HANDSHAKE[side.peer] + random.randrange(-30, 100)
+            self.left[key] = math.inf if free else size
+        return self.left[key]
+
+    def wait(self, side):
+        if self.budget(side):
+            return 0.0
+        self.cut(side)
+        return math.inf
+
+    def size(self, side):
+        return self.budget(side)
+
+    def passed(self, side, size):
+        if self.budget(side) != math.inf:
+            self.left[side.connection, side.peer] -= size
+            if not self.budget(side):
+                self.cut(side)
+
+    def cut(self, side):
+        if side.connection not in self.ended:
+            self.ended.add(side.connection)
+            side.cut("cut")
+
+    @property
+    def done(self):
+        return len(self.ended)
+
+
+def connector(wire):
+    """What the learner's code gets as `connect`: it tries until there is a connection."""
+
+    @contextlib.asynccontextmanager
+    async def connect():
+        while True:
+            try:
+                ws = await websockets.connect(wire.ws_url(), **OPTIONS)
+                break
+            except (OSError, EOFError, websockets.WebSocketException):
+                await asyncio.sleep(0)
+        try:
+            yield ws
+        finally:
+            await ws.close()
+
+    return connect
+
+
+def words(message):
+    """What a message says, as a list if it is one."""
+    try:
+        said = json.loads(message)
+    except ValueError:
+        return message
+    return said if isinstance(said, list) and said else message
+
+
+@contextlib.asynccontextmanager
+async def running(*coroutines):
+    """Run what the learner's functions returned, until the block ends."""
+    for coroutine in coroutines:
+        require(
+            inspect.iscoroutine(coroutine),
+            f"The check called your function and got {type(coroutine).__name__}, which it cannot await: nothing was "
+            "connected and nothing was said. It has to stay an `async def` without a `yield`.",
+        )
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(
+            5
+        ):  # for the sockets of its clients: the tap that is closed next waits for them
+            await asyncio.sleep(0)
+
+
+async def rest(tasks, complete, progress):
+    """Wait until all is complete, a task has ended, or nothing has moved for as long as a right answer may take."""
+    seen, since = progress(), time.monotonic()
+    while not complete() and time.monotonic() < since + patience():
+        for task in tasks:
+            if task.done():
+                await task  # what it raised is what there is to say
+                return
+        await asyncio.sleep(0.002)
+        if progress() != seen:
+            seen, since = progress(), time.monotonic()
+
+
+def listed(texts):
+    return ", ".join(map(repr, texts[:4])) + (
+        f" and {len(texts) - 4} more" if len(texts) > 4 else ""
+    )
+
+
+@exercise(
+    "12-log",
+    hints=(
+        "Of each sender, what is the least that you must remember to tell a new text from a second copy?",
+        "Numbers come without holes, so a count is enough: how many of this sender's are here. A number below it is a "
+        "copy, the count itself is new, above it something is missing.",
+        "known = self.counts.get(sender, 0); number == known: append and count; return number <= known. And "
+        "list(enumerate(…))[have:] keeps the offsets.",
+    ),
+)
+def log_has_each_text_once(Log):
+    log = Log()
+    expect_added(log, ("ann", 0, "hi"), True, "It is the first thing that ann has said.")
+    expect_held(log, 0, [(0, "ann", "hi")], "That is all that anybody has said so far.")
+    expect_added(
+        log,
+        ("ann", 0, "hi"),
+        True,
+        "It is in the log already: if the server does not acknowledge it, ann will say it for ever.",
+    )
+    expect_held(log, 0, [(0, "ann", "hi")], "ann has said it once; the second copy was a retry.")
+    expect_added(log, ("ben", 0, "hi"), True, "Every sender counts from 0.")
+    expect_added(log, ("ann", 1, "hi"), True, "A new number is a new text, whatever it says.")
+    wanted = [(0, "ann", "hi"), (1, "ben", "hi"), (2, "ann", "hi")]
+    expect_held(
+        log, 0, wanted, "Three texts, alike by chance: only sender and number together tell."
+    )
+    expect_added(
+        log,
+        ("ann", 3, "?"),
+        False,
+        "ann's number 2 is not there yet. To take 3 now is to have 2 behind it, or never.",
+    )
+    expect_held(log, 2, wanted[2:], "An offset is for ever: a client counts with it what it has.")
+    fuzzed(Log)
+    return "Three senders, ninety texts and three copies of each, in an order that no clock would give."
+
+
+def expect_added(log, call, wanted, why):
+    given(f"The check called add{call!r}.")
+    found = log.add(*call)
+    require(found is wanted, f"add{call!r} returned {found!r}, not {wanted}. {why}")
+
+
+def expect_held(log, have, wanted, why):
+    given(f"The check called after({have}).")
+    found = log.after(have)
+    if isinstance(found, (list, tuple)):
+        found = [tuple(entry) for entry in found]
+    require(
+        found == wanted,
+        f"after({have}) returned {found!r}; it has to be {wanted!r}. {why}",
+    )
+
+
+def fuzzed(Log):
+    """Each text three times: at any moment any that is not ahead of its sender may come again."""
+    random, log, history, known = Random(SEED), Log(), History(["the log"]), {}
+    left = [(sender, number) for sender in ("ann", "ben", "cid") for number in range(30)] * 3
+    given("The check added texts of three senders, each three times, the copies at seeded moments.")
+    while left:
+        sender, number = random.choice([call for call in left if call[1] <= known.get(call[0], 0)])
+        left.remove((sender, number))
+        known[sender] = max(known.get(sender, 0), number + 1)
+        history.sent(f"{sender} {number}", sender)
+        log.add(sender, number, f"{sender} {number}")
+    for _, _, text in log.after(0):
+        history.received(text, "the log")
+    verdict = history.verdict()
+    require(
+        verdict.exactly_once and verdict.in_order,
+        f"Three senders said thirty texts each, and copies of older ones kept coming in between. Your log: {verdict}\n"
+        "A copy may come long after other texts: a retry on a new connection, and then what was still on its way on the "
+        "old one.",
+    )
+
+
+@exercise(
+    "12-follow",
+    hints=(
+        "What do you know about yourself that survives the connection?",
+        "Count what you have delivered, outside of the loop that connects. It is what you ask for, and the only offset "
+        "that you deliver next.",
+        'have = 0; while True: with suppress(ConnectionClosed): async with connect() as ws: send ["have", have]; for '
+        "each entry: if offset == have: deliver(sender, text) and have += 1.",
+    ),
+    deadline=20.0,
+)
+async def follow_delivers_each_entry_once(follow):
+    given('The server waits for ["have", 0] and then sends three entries.')
+    await followed(follow, 3, cuts=0)
+    given("The server has sixty entries, and the wire is cut forty times.")
+    await followed(follow, 60, cuts=40)
+    return "Sixty entries over forty cuts, some of them sent twice, and each delivered once."
+
+
+async def followed(follow, size, cuts):
+    history, entries, asked = History(["you"]), [f"text {n}" for n in range(size)], []
+    for text in entries:
+        history.sent(text)
+
+    async def replay(ws):
+        said = words(await ws.recv())
+        asked.append((said, len(history.ids("you"))))
+        match said:
+            case ["have", int(have)]:
+                first = max(0, have)
+            case _:
+                first = size
+        for offset in range(first, size):
+            for again in sorted({offset - offset % 2, offset}):  # as if live met the replay
+                await ws.send(json.dumps(["entry", again, "ann", entries[again]]))
+        await ws.wait_closed()
+
+    def deliver(sender, text):
+        history.received(text, "you")
+
+    fault = Cuts(cuts)
+    with serve(replay, name="lab") as server, tap(server) as wire:
+        wire.add(fault)
+        async with running(follow(connector(wire), deliver)) as tasks:
+            await rest(
+                tasks,
+                lambda: {*entries} <= {*history.ids("you")},
+                lambda: (len(history.ids("you")), fault.done),
+            )
+            ended = tasks[0].done()
+    verdict, had = history.verdict(), len(history.ids("you"))
+    wrong = [(said, had) for said, had in asked if said != ["have", had]]
+    require(
+        asked,
+        f"Your function said nothing within {patience():g} s. The server does not know what you have, and "
+        'waits for ["have", 0].',
+    )
+    if verdict.duplicated:
+        require(
+            not wrong,
+            f"You had delivered {wrong and wrong[0][1]} of {size} entries, and came back with "
+            f"{wrong and json.dumps(wrong[0][0])}. The server sent them again, and {verdict.duplicated[0]!r} was delivered "
+            "more than once. What you know has to survive the connection.",
+        )
+    require(
+        not verdict.duplicated,
+        f"You asked for the right entries, and {verdict.duplicated[0] if verdict.duplicated else ''!r} was delivered "
+        "twice: "
+        "the server had sent it twice. What is written while it replays comes live as well, so look at the offset of "
+        "what comes.",
+    )
+    require(
+        not ended,
+        f"Your function returned after {had} of {size} entries. The connection had ended, the log had not: come back, and "
+        "say what you have.",
+    )
+    require(
+        not wrong,
+        f"You had delivered {wrong and wrong[0][1]} of {size} entries, and said {wrong and json.dumps(wrong[0][0])}. What "
+        "goes out is JSON, and the number in it is how many you have: the offset of the first that you want.",
+    )
+    require(
+        verdict.exactly_once and verdict.in_order,
+        f"The server sent {size} entries, and you delivered {had}: {verdict}",
+    )
+
+
+class Numbers:
+    """The log of the checks: what a right answer to 12-log does."""
+
+    def __init__(self):
+        self.texts, self.gap = [], None
+
+    def add(self, number, text):
+        if number == len(self.texts):
+            self.texts.append(text)
+        elif number > len(self.texts):
+            self.gap = number
+        return number < len(self.texts)
+
+
+@exercise(
+    "12-say",
+    hints=(
+        "When may you stop saying a text? And by what does the server know it again?",
+        "The number is the text's place in the list, on every try. Go on to the next when its ack is there, and on a "
+        "ConnectionClosed connect and say the same again.",
+        "acked = 0; while acked < len(texts): with suppress(ConnectionClosed): async with connect() as ws: say number "
+        "acked, wait for its ack, acked += 1, while there are any left.",
+    ),
+    deadline=20.0,
+)
+async def say_is_heard_once(say):
+    given("The server heard two texts and acknowledged both.")
+    await said(say, ["one", "two"])
+    given("The server stored the first text; the connection was cut before its ack.")
+    await said(say, ["one", "two"], lose=1)
+    given("A hundred texts, and the wire is cut thirty times.")
+    await said(say, [f"text {n}" for n in range(100)], cuts=30)
+    return "A hundred texts over thirty cuts: each is in the log, once, and in your order."
+
+
+async def said(say, texts, cuts=0, lose=0):
+    log, heard, fault = Numbers(), [], Cuts(cuts)
+
+    async def listen(ws):
+        nonlocal lose
+        async for message in ws:
+            heard.append(words(message))
+            match heard[-1]:
+                case ["say", "ann", int(number), text]:
+                    known = log.add(number, text)
+                    if lose:
+                        lose -= 1
+                        ws.transport.abort()
+                        return
+                    if known:
+                        await ws.send(json.dumps(["ack", number]))
+
+    with serve(listen, name="lab") as server, tap(server) as wire:
+        wire.add(fault)
+        async with running(say(connector(wire), "ann", texts)) as tasks:
+            await rest(
+                tasks,
+                lambda: log.gap is not None or len(log.texts) > len(texts),
+                lambda: (len(log.texts), fault.done),
+            )
+            returned = tasks[0].done()
+    twice = [text for text in texts if log.texts.count(text) > 1]
+    require(
+        not twice,
+        f"{twice[0] if twice else ''!r} is in the log twice. Its ack was lost, and you said it again under another "
+        "number: for "
+        "the server that was somebody who says the same thing twice.",
+    )
+    require(
+        log.gap is None,
+        f"You said number {log.gap}, and the server has only {len(log.texts)} of your texts: one before it was lost on the "
+        "wire, and whoever takes this one first has them out of order. Say the oldest without an ack first.",
+    )
+    missing = [text for text in texts if text not in log.texts]
+    require(
+        not (returned and missing),
+        f"Your function returned, and {listed(missing)} {'is' if len(missing) == 1 else 'are'} not in the log. Sent is not "
+        "stored: only the ack tells.",
+    )
+    require(
+        returned,
+        f"{len(log.texts)} of {len(texts)} texts are in the log, and your function went on without an end. The last "
+        "thing that "
+        f"the server heard was {json.dumps(heard[-1]) if heard else 'nothing'}.",
+    )
+    assert log.texts == texts
+
+
+MEMBERS, TEXTS, CUTS = ("ann", "ben", "cid"), 40, 200
+
+
+@exercise(
+    "12-chat",
+    hints=(
+        "On the server: who sends entries to a client that says nothing for an hour? On the client: which two numbers "
+        "survive a connection?",
+        "The server needs a task beside its loop, that awaits `log.news(have)` and counts `have` up; cancel it in "
+        "`finally`. The client says what it has and all that has no ack, then listens to both kinds of answer.",
+        "Server: telling = asyncio.create_task(tell()); async for message in ws: if log.add(…): send the ack. Client: "
+        'kind == "ack": acked = number + 1; otherwise, if offset == have: deliver, have += 1.',
+    ),
+    deadline=40.0,
+)
+async def chat_survives_the_wire(chat, member, Log):
+    await answers(chat, Log)
+    log, history, arrived = Log(), History(MEMBERS), set()
+    for name in MEMBERS:
+        for text in texts_of(name):
+            history.sent(text, name)
+
+    def deliver_to(name):
+        def deliver(sender, text):
+            history.received(text, name)
+            arrived.add((name, text))
+
+        return deliver
+
+    def complete(more=0):
+        return len(arrived) >= len(MEMBERS) * (len(MEMBERS) * TEXTS + more)
+
+    fault = Cuts(CUTS)
+    given(f"Three members say {TEXTS} texts each, and the wire is cut {CUTS} times.")
+    with serve(handler(chat, log), name="lab") as server, tap(server) as wire:
+        wire.add(fault)
+        connect = connector(wire)
+        members = [member(connect, n, texts_of(n), deliver_to(n)) for n in MEMBERS]
+        async with running(*members) as tasks:
+            await rest(tasks, complete, lambda: (len(arrived), fault.done))
+            if complete() and not any(task.done() for task in tasks):
+                history.sent("the end", "check")
+                async with connect() as ws:
+                    await ws.send(json.dumps(["have", len(log.after(0))]))
+                    await ws.send(json.dumps(["say", "check", 0, "the end"]))
+                    await rest(tasks, lambda: complete(1), lambda: len(arrived))
+            ended = [name for name, task in zip(MEMBERS, tasks, strict=True) if task.done()]
+    verdict = history.verdict()
+    show(verdict)
+    require(
+        not ended,
+        f"Your client of {ended and ended[0]} returned, though others had more to say. A chat has no last entry: "
+        "`member` goes "
+        "on until the check ends it.",
+    )
+    require(
+        not verdict.duplicated,
+        f"{listed(verdict.duplicated)}: that was delivered more than once. After a cut `have` is still what "
+        "this member has, and an entry with another offset is not the next one.",
+    )
+    held = {text for _, _, text in log.after(0)}
+    missing = [text for name in MEMBERS for text in texts_of(name) if text not in held]
+    require(
+        not missing,
+        f"{listed(missing)} never came into the log: what is said on a connection that is then cut is gone. On the next "
+        "one "
+        "say all again that has no ack.",
+    )
+    require(
+        verdict.exactly_once and verdict.in_order,
+        f"All texts are in the log, and not all members have them: {listed(verdict.lost)} did not arrive. Does everybody "
+        "ask for the offset that is missing, and does the server go on telling?",
+    )
+    return (
+        f"{fault.done} cuts, and each of {len(MEMBERS)} members has all {len(MEMBERS) * TEXTS} texts, once, each "
+        "sender's in "
+        "order. And the end, of course."
+    )
+
+
+def texts_of(name):
+    return [f"{name} {number}" for number in range(TEXTS)]
+
+
+def handler(chat, log):
+    async def handle(ws):
+        await chat(ws, log)
+
+    return handle
+
+
+async def answers(chat, Log):
+    """What the server's part does without any cut."""
+    log = Log()
+    with serve(handler(chat, log), name="lab") as server:
+        async with (
+            websockets.connect(server.ws_url(), **OPTIONS) as ann,
+            websockets.connect(server.ws_url(), **OPTIONS) as ben,
+        ):
+            log.add("cid", 0, "first")
+            await exchange(
+                ann,
+                [["have", 0]],
+                [["entry", 0, "cid", "first"]],
+                "The log has one entry, and ann has none.",
+            )
+            await exchange(
+                ann,
+                [["say", "ann", 0, "hi"]],
+                [["ack", 0], ["entry", 1, "ann", "hi"]],
+                "ann needs the ack, and her own text as an entry, as everybody does.",
+            )
+            await exchange(
+                ann,
+                [["say", "ann", 0, "hi"], ["say", "ann", 1, "there"]],
+                [["ack", 0], ["ack", 1], ["entry", 2, "ann", "there"]],
+                "The first was a retry, because its ack was lost: it wants an ack again, and is no new entry.",
+            )
+            await exchange(
+                ann,
+                [["say", "ann", 7, "later"], ["say", "ann", 2, "you"]],
+                [["ack", 2], ["entry", 3, "ann", "you"]],
+                "Number 7 is not in the log: an ack would make ann forget it, and that is the worst way to lose a text.",
+            )
+            await exchange(
+                ben,
+                [["have", 2]],
+                [["entry", 2, "ann", "there"], ["entry", 3, "ann", "you"]],
+                "ben has two entries already, and has missed the rest.",
+            )
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await ann.send(json.dumps(["say", "ann", 3, "all"]))
+            await exchange(
+                ben,
+                [],
+                [["entry", 4, "ann", "all"]],
+                "ann said it on her connection a moment ago, while ben was there.",
+            )
+
+
+async def exchange(ws, said, wanted, why):
+    """Say something, and compare what comes, acks apart from entries, whose order is open."""
+    what = "The client said " + ", ".join(map(json.dumps, said)) if said else "The client listened"
+    given(f"{what}.")
+    got = []
+    with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
+        async with asyncio.timeout(patience()):
+            for part in said:
+                await ws.send(json.dumps(part))
+            while not all(part in got for part in wanted[-2:]):
+                got.append(words(await ws.recv()))
+    require(
+        sorted(map(str, got)) == sorted(map(str, wanted)),
+        f"{what}. Your server sent {', '.join(map(json.dumps, got)) or 'nothing'}; it takes "
+        f"{', '.join(map(json.dumps, wanted))}. {why}",
+    )
