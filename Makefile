@@ -60,7 +60,7 @@ labs: ## make the labs' exercises and solutions from labs/src
 	@$(PY) -m helpers.authoring.labs
 	@$(PY) -m helpers.authoring.teaching
 
-soak: ## what takes too long for every run: every check of a lab, weakened in every way
+soak: ## what takes too long for every run: checks of labs, weakened in every way, and twenty restarts under load
 	$(call set_up,test)
 	@$(OFFLINE) $(PY) -m pytest -n 2 --dist loadfile -m soak tests
 
