@@ -250,7 +250,7 @@ def older_kernel():
 
 
 @each_notebook
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_every_cell_runs_twice_each_section_alone_and_nothing_is_left(path, older_kernel):
     notebook = nbformat.read(path, as_version=4)
     client = client_for(notebook, path.parent)
