@@ -229,7 +229,7 @@ def run(client, source):
 
 def client_for(notebook, folder):
     return NotebookClient(
-        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
 
 
