@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,12 +140,13 @@ class Cluster(Server):
         if job.queue is not None:
             self._broker = broker(f"{self.name}, broker", timeout=timeout)
         # A thread each, because starting is waiting; an interrupt waits for them.
-        with ThreadPoolExecutor(job.nodes) as pool:
-            starting = [
-                pool.submit(self._start, node, port, timeout)
-                for node, port in enumerate(_port(sock) for sock in self._reserved)
-            ]
-        self.nodes = [start.result() for start in starting if start.exception() is None]
+        starting: list[Future[ProcessServer]] = []
+        try:
+            with ThreadPoolExecutor(job.nodes) as pool:
+                for node, port in enumerate(_port(sock) for sock in self._reserved):
+                    starting.append(pool.submit(self._start, node, port, timeout))
+        finally:  # also after an interrupt: what runs has to be stopped
+            self.nodes = [start.result() for start in starting if start.exception() is None]
         problems = [str(problem) for start in starting if (problem := start.exception())]
         if problems:
             raise RuntimeError("\n".join(problems))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -318,3 +319,21 @@ def test_nothing_outlives_a_kernel_that_is_killed() -> None:
         return False
 
     assert eventually(lambda: not any(map(lives, pids)))
+
+
+def test_an_interrupt_while_the_nodes_start_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads that start them go on for a moment; what they have started is stopped, too."""
+    started = []
+
+    class Interrupted(ThreadPoolExecutor):
+        def __exit__(self, *exc_info: object) -> None:
+            super().__exit__(None, None, None)
+            if not started:
+                started.extend(psutil.Process().children())
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("helpers.cluster.ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster(APP)
+    assert len(started) == 2
+    assert eventually(lambda: not any(process.is_running() for process in started))
