@@ -1,0 +1,319 @@
+"""The checks of lab 10: one script of attacks for both stacks, over plain WebSockets, so that each is asked the same."""
+
+import asyncio
+import contextlib
+import json
+
+import websockets
+
+from helpers import serve
+from helpers.lab import NotYet, exercise, given, patience, require
+
+OPTIONS = {"proxy": None, "compression": None, "user_agent_header": None, "close_timeout": 0.5}
+SOCKETIO = "/socket.io/?EIO=4&transport=websocket"
+
+
+def short(thing):
+    """A value in few letters; a text as JSON would bring it."""
+    if not isinstance(thing, str):
+        return repr(thing)[:60]
+    text = json.dumps(thing, ensure_ascii=not thing.isprintable())
+    return text if len(text) <= 40 else f"{text[:20]}… ({len(thing)} characters)"
+
+
+@exercise(
+    "10-address",
+    hints=(
+        "What has a length that you know, letters that you know, and is another one for every other name?",
+        "A hash has: `hashlib.sha256(…).hexdigest()` is 64 letters and digits. It wants bytes; which encoding takes every "
+        "text that JSON can carry?",
+        'Not a `str`: None. Else "room." + sha256(json.dumps(room).encode()).hexdigest().',
+    ),
+)
+def address_is_safe(address):
+    from channels.layers import InMemoryChannelLayer
+
+    layer, taken = InMemoryChannelLayer(), {}
+    names = [
+        "tea",
+        "Tea",
+        "tea time",
+        "tea_time",
+        "tea-time",
+        "tea%20time",
+        "room.tea",
+        "☕",
+        "",
+        " ",
+    ]
+    names += ["x" * 300, "x" * 301, "é", "\ud800", "\ud801", "a/b", "None", "7"]
+    for name in names:
+        given(f"The check called address({short(name)}).")
+        found = address(name)
+        try:
+            layer.require_valid_group_name(found)
+        except TypeError:
+            raise NotYet(
+                f"address({short(name)}) returned {short(found)}, and a layer refuses that: a group's name is of ASCII "
+                "letters, digits, `-`, `_` and `.`, fewer than 100. One message with this name ends the connection."
+            ) from None
+        require(
+            found.startswith("room."),
+            f"address({short(name)}) returned {short(found)}. Without a prefix of yours rooms lie in one drawer with all "
+            'other groups, such as one for each user. Begin with "room.".',
+        )
+        require(
+            found not in taken,
+            f"{short(taken.get(found))} and {short(name)} have the same address, {short(found)}: whoever may enter one reads "
+            "what is said in the other.",
+        )
+        require(
+            address(name) == found,
+            f"address({short(name)}) returned {short(found)}, and then another one. Who comes later would wait in a room of "
+            "their own.",
+        )
+        taken[found] = name
+    for name in (7, None, True, ["tea"], {"room": "tea"}):
+        given(f"The check called address({name!r}).")
+        found = address(name)
+        require(
+            found is None,
+            f"address({name!r}) returned {short(found)}. JSON brings numbers, lists and more where you wait for text: return "
+            "None, and whoever calls knows that this is no room.",
+        )
+    return f"{len(names)} names, each with an address of its own that a layer takes, and five that are none."
+
+
+class Guest:
+    """One connection to the learner's hall, on either stack."""
+
+    def __init__(self, hall, name, ws):
+        self.hall, self.name, self.ws = hall, name, ws
+
+    async def tell(self, *words):
+        await self.ws.send(self.hall.prefix + json.dumps(words))
+
+    async def hear(self):
+        while True:
+            message = await self.ws.recv()
+            if message == "2":
+                await self.ws.send("3")
+            elif message.startswith(self.hall.prefix):
+                return json.loads(message.removeprefix(self.hall.prefix))
+
+    async def until(self, last):
+        """Everything that comes before one message, or before it is clear that it does not come."""
+        heard = []
+        with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
+            async with asyncio.timeout(patience()):
+                while (words := await self.hear()) != last:
+                    heard.append(words)
+                return heard, True
+        return heard, False
+
+
+class Hall:
+    """The learner's application as it is served, and who is there."""
+
+    def __init__(self, server, prefix):
+        self.server, self.prefix, self.markers = server, prefix, 0
+
+    @contextlib.asynccontextmanager
+    async def guest(self, name):
+        path = SOCKETIO if self.prefix else f"/{name}"
+        given(f"{name} connected.")
+        async with websockets.connect(
+            self.server.ws_url(path), open_timeout=patience(), **OPTIONS
+        ) as ws:
+            if self.prefix:
+                await ws.recv()
+                await ws.send("40" + json.dumps({"name": name}))
+                await ws.recv()
+            yield Guest(self, name, ws)
+
+    async def heard(self, who, wanted, what, why):
+        """Require that each guest has heard exactly this by now. `who` acted, so what they caused is through when they are.
+
+        Each goes into a room of their own and waits for their own arrival: what was caused before comes before it.
+        """
+        given(f"{what}.")
+        for guest in [who, *(guest for guest in wanted if guest is not who)]:
+            self.markers += 1
+            marker = f"marker-{self.markers}"
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await guest.tell("join", marker)
+            got, passed = await guest.until(["arrived", marker, guest.name])
+            expected = wanted.get(guest, [])
+            require(
+                got == expected and passed,
+                f"{what}. Then {guest.name} got {spoken(got)}; it has to be {spoken(expected)}. {why}"
+                + (
+                    ""
+                    if passed
+                    else f" And after it {guest.name} joined another room, and did not arrive."
+                ),
+            )
+
+
+def spoken(messages):
+    return ", ".join(map(said, messages)) or "nothing"
+
+
+def said(words):
+    text = json.dumps(words, ensure_ascii=False)
+    return text if len(text) <= 60 and text.isprintable() else ascii(text[:50]) + "…"
+
+
+async def attack(hall):
+    async with (
+        hall.guest("ada") as ada,
+        hall.guest("ben") as ben,
+        hall.guest("eve") as eve,
+        contextlib.AsyncExitStack() as opened,
+    ):
+        cem = await opened.enter_async_context(hall.guest("cem"))
+
+        async def step(who, words, wanted, why):
+            given(f"{who.name} sent {said(words)}.")
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await who.tell(*words)
+            everybody = {guest: wanted.get(guest, []) for guest in (ada, ben, eve)}
+            await hall.heard(who, everybody, f"{who.name} sent {said(words)}", why)
+
+        arrived = ["arrived", "tea", "ada"]
+        await step(
+            ada, ("join", "tea"), {ada: [arrived]}, "ada has come in, and nobody else is there."
+        )
+        arrived = ["arrived", "tea", "ben"]
+        await step(
+            ben,
+            ("join", "tea"),
+            {ada: [arrived], ben: [arrived]},
+            "Everybody in the room hears who comes, ben too.",
+        )
+        words = ["said", "tea", "ada", "hello"]
+        await step(
+            ada,
+            ("say", "tea", "hello"),
+            {ada: [words], ben: [words]},
+            "Those in the room hear it, each once, ada too; eve is not in it.",
+        )
+        await step(
+            ben,
+            ("join", "tea"),
+            {},
+            "ben had been in it already. A page that is loaded twice must not look like two arrivals.",
+        )
+        await step(
+            eve,
+            ("say", "tea", "buy!"),
+            {eve: [["error", "tea"]]},
+            "eve is not in the room. To know its name is not to be in it: ask at every verb, and tell her.",
+        )
+        await step(
+            eve,
+            ("join", "staff"),
+            {eve: [["error", "staff"]]},
+            "eve may not enter. Neither stack asks: `may_enter` does, if you call it.",
+        )
+        await step(
+            eve,
+            ("leave", "tea"),
+            {eve: [["error", "tea"]]},
+            "eve was not in it, so nobody departs.",
+        )
+        gone = ["departed", "tea", "ben"]
+        await step(
+            ben,
+            ("leave", "tea"),
+            {ada: [gone], ben: [gone]},
+            "All who are in the room hear that ben goes, ben the last time.",
+        )
+        words = ["said", "tea", "ada", "is he gone?"]
+        await step(
+            ada,
+            ("say", "tea", "is he gone?"),
+            {ada: [words]},
+            "ben had left. What he hears now was not meant for him.",
+        )
+        for room in ("tea time", "☕", "", "x" * 300, "\ud800", "staff"):
+            comes = [["arrived", room, name] for name in ("ada", "ben")]
+            why = "It is a name like any other."
+            if room == "":
+                why = "For Python an empty name is false, and `emit` takes it for no room at all."
+            await step(ada, ("join", room), {ada: comes[:1]}, why)
+            await step(ben, ("join", room), {ada: comes[1:], ben: comes[1:]}, why)
+            words = ["said", room, "ben", "hi"]
+            await step(
+                ben,
+                ("say", room, "hi"),
+                {ada: [words], ben: [words]},
+                "Who is in a room hears what is said there, and nobody else, whatever its name is.",
+            )
+        for room in (7, True, ["tea"], {"room": "tea"}):
+            await step(
+                ada,
+                ("join", room),
+                {ada: [["error", room]]},
+                "That is no text, so it is no room. Whatever a client sends, its connection goes on.",
+            )
+        for room in ("tea", "x" * 300):
+            await cem.tell("join", room)
+            comes = ["arrived", room, "cem"]
+            inside = {ada: [comes], ben: [comes] if room != "tea" else [], cem: [comes]}
+            await hall.heard(cem, inside, f"cem sent {said(['join', room])}", "cem has come in.")
+        await opened.aclose()
+        what = "cem closed the connection"
+        given(f"{what}.")
+        wanted, got = [["departed", "tea", "cem"], ["departed", "x" * 300, "cem"]], []
+        with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
+            async with asyncio.timeout(patience()):
+                while not all(words in got for words in wanted):
+                    got.append(await ada.hear())
+        require(
+            sorted(got) == wanted,
+            f"{what}, and said no goodbye. ada is in two rooms with cem and heard {spoken(got)}. For her cem is there for "
+            "ever: the end of a connection is a way to leave, every room that it was in.",
+        )
+
+
+SAME = "Outsiders, second arrivals, six odd names and four that are none: each guest heard what was meant for them"
+
+
+@exercise(
+    "10-channels",
+    hints=(
+        "For each verb: which question has to be answered before anything is done?",
+        "Keep in `self.rooms` where this guest is, by address: what is no room has None, which is never in it. join: may this "
+        "name enter, and is it new? say and leave: is the guest in it?",
+        "inside = address(room) in self.rooms; join is fine if address(room) is not None and may_enter(self.name, room), "
+        "the others if inside. disconnect: for each room group_discard, then self.tell.",
+    ),
+    deadline=30.0,
+)
+async def channels_keeps_the_rooms(Rooms):
+    from channels.layers import get_channel_layer
+
+    layer = get_channel_layer()
+    layer.groups.clear()
+    application = Rooms.as_asgi() if hasattr(Rooms, "as_asgi") else Rooms
+    with serve(application, name="lab") as server:
+        await attack(Hall(server, ""))
+    return SAME + "."
+
+
+@exercise(
+    "10-socketio",
+    hints=(
+        "What did the consumer remember for each connection, and where can you keep that here?",
+        "A dictionary from `request.sid` to a set of rooms. `emit(…, to=address(room))` needs an address that is not empty; "
+        "several words go out as a tuple.",
+        'emit("said", (room, names[request.sid], text), to=address(room)); and on "disconnect", for each room of the sid, '
+        "the same with departed.",
+    ),
+    deadline=30.0,
+)
+async def socketio_keeps_the_rooms(hall):
+    with serve(hall(), name="lab") as server:
+        await attack(Hall(server, "42"))
+    return SAME + ", on the other stack."
