@@ -7,6 +7,7 @@ the end for another.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -37,12 +38,15 @@ QUICK = (
 
 
 def portion(test: str) -> str:
-    """Return what one worker does in one go: the run of a notebook, a class of tests of an application, or a file."""
+    """Return what one worker does in one go: a notebook's second run, a class of an application's tests, a lab, or a file."""
     file, *rest = test.split("::")
     if test.startswith(TWICE):
         return test
     if file.startswith("tests/apps/") and len(rest) > 1:
         return f"{file}::{rest[0]}"
+    lab = re.search(r"\[(\d\d)[-_]", test)
+    if file == "tests/test_labs.py" and lab:
+        return f"{file}, lab {lab[1]}"
     return file
 
 

@@ -38,6 +38,10 @@ TESTS = [
         ("tests/apps/test_chat.py::test_alone", "tests/apps/test_chat.py"),
         ("tests/test_log.py::TestIt::test_a", "tests/test_log.py"),
         ("notebooks/03_it.ipynb::Cell 4", "notebooks/03_it.ipynb"),
+        ("tests/test_labs.py::test_wrong[07-name-is [02-odd]]", "tests/test_labs.py, lab 07"),
+        ("tests/test_labs.py::test_fresh[07_name]", "tests/test_labs.py, lab 07"),
+        ("tests/test_labs.py::test_readme", "tests/test_labs.py"),
+        ("tests/test_lab.py::test_it[07-name]", "tests/test_lab.py"),
     ],
 )
 def test_a_portion_is_a_file_or_less(test: str, expected: str) -> None:
