@@ -96,8 +96,8 @@ def words(message):
 
 
 @contextlib.asynccontextmanager
-async def running(*coroutines):
-    """Run what the learner's functions returned, until the block ends."""
+async def running(wire, *coroutines):
+    """Run what the learner's functions returned, until the block ends and their sockets are closed."""
     for coroutine in coroutines:
         require(
             inspect.iscoroutine(coroutine),
@@ -228,8 +228,8 @@ async def follow_delivers_each_entry_once(follow):
     given('The server waits for ["have", 0] and then sends three entries.')
     await followed(follow, 3, cuts=0)
     given("The server has sixty entries, and the wire is cut forty times.")
-    await followed(follow, 60, cuts=40)
-    return "Sixty entries over forty cuts, some of them sent twice, and each delivered once."
+    cuts = await followed(follow, 60, cuts=40)
+    return f"Sixty entries over {cuts} cuts, some of them sent twice, and each delivered once."
 
 
 async def followed(follow, size, cuts):
@@ -256,7 +256,7 @@ async def followed(follow, size, cuts):
     fault = Cuts(cuts)
     with serve(replay, name="lab") as server, tap(server) as wire:
         wire.add(fault)
-        async with running(follow(connector(wire), deliver)) as tasks:
+        async with running(wire, follow(connector(wire), deliver)) as tasks:
             await rest(
                 tasks,
                 lambda: {*entries} <= {*history.ids("you")},
@@ -298,6 +298,7 @@ async def followed(follow, size, cuts):
         verdict.exactly_once and verdict.in_order,
         f"The server sent {size} entries, and you delivered {had}: {verdict}",
     )
+    return fault.done
 
 
 class Numbers:
@@ -331,8 +332,8 @@ async def say_is_heard_once(say):
     given("The server stored the first text; the connection was cut before its ack.")
     await said(say, ["one", "two"], lose=1)
     given("A hundred texts, and the wire is cut thirty times.")
-    await said(say, [f"text {n}" for n in range(100)], cuts=30)
-    return "A hundred texts over thirty cuts: each is in the log, once, and in your order."
+    cuts = await said(say, [f"text {n}" for n in range(100)], cuts=30)
+    return f"A hundred texts over {cuts} cuts: each is in the log, once, and in your order."
 
 
 async def said(say, texts, cuts=0, lose=0):
@@ -354,7 +355,7 @@ async def said(say, texts, cuts=0, lose=0):
 
     with serve(listen, name="lab") as server, tap(server) as wire:
         wire.add(fault)
-        async with running(say(connector(wire), "ann", texts)) as tasks:
+        async with running(wire, say(connector(wire), "ann", texts)) as tasks:
             await rest(
                 tasks,
                 lambda: log.gap is not None or len(log.texts) > len(texts),
@@ -386,6 +387,7 @@ async def said(say, texts, cuts=0, lose=0):
         f"the server heard was {json.dumps(heard[-1]) if heard else 'nothing'}.",
     )
     assert log.texts == texts
+    return fault.done
 
 
 MEMBERS, TEXTS, CUTS = ("ann", "ben", "cid"), 40, 200
@@ -426,7 +428,7 @@ async def chat_survives_the_wire(chat, member, Log):
         wire.add(fault)
         connect = connector(wire)
         members = [member(connect, n, texts_of(n), deliver_to(n)) for n in MEMBERS]
-        async with running(*members) as tasks:
+        async with running(wire, *members) as tasks:
             await rest(tasks, complete, lambda: (len(arrived), fault.done))
             if complete() and not any(task.done() for task in tasks):
                 history.sent("the end", "check")
