@@ -401,7 +401,8 @@ class Side(asyncio.Protocol):
         assert self.other is not None
         self.ended = True
         if not self.other.lost:
-            self.other.transport.write_eof()
+            with contextlib.suppress(OSError):  # reset after its own end: nobody reads that
+                self.other.transport.write_eof()
         if self.other.ended:
             self.transport.close()
             self.other.transport.close()

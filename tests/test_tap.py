@@ -23,7 +23,7 @@ from test_server import WebSockets as WebSocketsKind
 from test_server import open_websocket, over_http, start
 from websockets.sync.client import ClientConnection, connect
 
-from helpers import serve, tap
+from helpers import faults, serve, tap
 from helpers.tap import SETTLE, Recording, Tap
 
 Handle = Callable[[socket.socket], object]
@@ -217,6 +217,20 @@ def test_one_side_may_end_while_the_other_goes_on() -> None:
         ("server", b"you said everything", ""),
         ("server", b"", "FIN"),
     ]
+
+
+def test_a_late_word_to_a_server_that_has_closed_leaves_nothing_open() -> None:
+    with (
+        listening(lambda sock: None) as port,
+        tap(port) as wire,
+        faults.slicer(wire, 4),
+        client(wire) as sock,
+    ):
+        assert sock.recv(1) == b""
+        sock.sendall(b"late")  # which the server's system answers with a reset
+        wire.wait_for(lambda heard: heard.bytes("client") == 4 and not heard.lost())
+        sock.shutdown(socket.SHUT_WR)
+        assert wire.settle()
 
 
 def test_a_server_that_is_not_there_is_not_there_through_the_tap() -> None:
