@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from unittest import mock
 
 import websockets
 
@@ -48,7 +49,10 @@ def address_is_safe(address):
     ]
     names += ["x" * 300, "x" * 301, "é", "\ud800", "\ud801", "a/b", "None", "7"]
     for name in names:
-        given(f"The check called address({short(name)}).")
+        why = (
+            " It is half of an emoji: JSON carries it, UTF-8 does not." if name == "\ud800" else ""
+        )
+        given(f"The check called address({short(name)}).{why}")
         found = address(name)
         try:
             layer.require_valid_group_name(found)
@@ -73,6 +77,14 @@ def address_is_safe(address):
             "their own.",
         )
         taken[found] = name
+    given('The check called address("tea") as another process would.')
+    with mock.patch("builtins.hash", lambda thing, hash=hash: hash(thing) ^ 6455):
+        found = address("tea")
+    require(
+        taken.get(found) == "tea",
+        'address("tea") hangs on `hash`, and for a text that is another number in every process: guests of two servers '
+        "would wait in two rooms of one name. Which hash is the same everywhere?",
+    )
     for name in (7, None, True, ["tea"], {"room": "tea"}):
         given(f"The check called address({name!r}).")
         found = address(name)
@@ -257,6 +269,12 @@ async def attack(hall):
                 {ada: [["error", room]]},
                 "That is no text, so it is no room. Whatever a client sends, its connection goes on.",
             )
+        await step(
+            ada,
+            ("say", ["tea"], "hi"),
+            {ada: [["error", ["tea"]]]},
+            "That is no room, so nobody is in it. Ask `address` first: a list cannot be looked up in a set or dictionary.",
+        )
         for room in ("tea", "x" * 300):
             await cem.tell("join", room)
             comes = ["arrived", room, "cem"]

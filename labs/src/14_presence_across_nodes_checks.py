@@ -126,10 +126,11 @@ async def notes(Presence, one, two, room, other):
         "of its own: Ann's renewal has renewed his note, too, or the whole list.",
     )
     given("Ann had two tabs, 'a' and 'phone', on two nodes; 'phone' said goodbye, and then 'a'.")
-    await first.renew("Ann", "phone", 35)
-    both = listed(await first.here(36))
+    await first.renew("Ann", "a", 100)
+    await first.renew("Ann", "phone", 105)
+    both = listed(await first.here(106))
     await first.leave("Ann", "phone")
-    left = listed(await second.here(36))
+    left = listed(await second.here(106))
     require(
         left == ["Ann"],
         f"One tab of Ann's said goodbye, and Ann was gone, with her other tab open: you listed {left}. A note belongs to a "
@@ -140,15 +141,15 @@ async def notes(Presence, one, two, room, other):
         f"Ann had two tabs open, and you listed {both}. The list is one of people, and Ann is one.",
     )
     await second.leave("Ann", "a")
-    left = listed(await first.here(36))
+    left = listed(await first.here(106))
     require(
         left == [],
         f"Ann's last tab said goodbye and was still listed. Nobody should have to wait 30 seconds for that: you listed "
         f"{left}.",
     )
     given("Cleo was renewed in one room, and another room was asked who is here.")
-    await first.renew("Cleo", "c", 40)
-    elsewhere = listed(await Presence(two, other).here(41))
+    await first.renew("Cleo", "c", 110)
+    elsewhere = listed(await Presence(two, other).here(111))
     require(
         elsewhere == [],
         f"Cleo is in one room, and another room listed {elsewhere}. Each `Presence` is for one room, so your notes of "
@@ -157,8 +158,8 @@ async def notes(Presence, one, two, room, other):
     await odd_names(first, second)
     given("Node 0 was started again: it is a new Presence now, with the same store.")
     again = Presence(one, room)
-    await again.renew("Dan", "d", 41)
-    here = listed(await again.here(42))
+    await again.renew("Dan", "d", 111)
+    here = listed(await again.here(112))
     require(
         here == ["Cleo", "Dan"],
         f"Cleo was noted, node 0 started again, and then Dan was noted there; you listed {here}. A node that starts "
@@ -181,10 +182,10 @@ async def odd_names(first, second):
         given(f"There was a user whose name is {user!r}, with the tab {tab!r}.")
         if " " in user and " " in tab:
             continue
-        await first.renew(user, tab, 40)
-        here = listed(await second.here(41))
+        await first.renew(user, tab, 110)
+        here = listed(await second.here(111))
         await first.leave(user, tab)
-        left = listed(await second.here(41))
+        left = listed(await second.here(111))
         require(
             (here, left) == (sorted(["Cleo", user]), ["Cleo"]),
             f"A user has the name {user!r}, and the tab {tab!r}. Beside Cleo you listed {here}, and after the goodbye "
@@ -399,7 +400,8 @@ def in_the_kernel(Register, node, url):
             names = ann.alive()
             require(
                 names == ["Ann", "Zoe"],
-                f"Ann asked, and was told {names}. Zoe is on another node. Ask the register, it knows them all.",
+                f"Ann asked, and was told {names}. Zoe is on another node. Ask the register, for the second "
+                "that `clock()` says: it knows them all.",
             )
             ben = Tab(stack, server, "Ben")
             now = 20

@@ -431,8 +431,9 @@ def let_go(hall, stuck, total):
         "A mailbox for each client, and a task (on threads: a thread) that takes texts out and sends them. To hand a message "
         "out is to put it into each mailbox, without waiting. Where `put` returns False: out of the members, and a task that "
         "closes the connection.",
-        "for client, (mailbox, news) in list(members.items()): if mailbox.put(text): news.set() else: del members[client]; "
-        "asyncio.create_task(client.close(1013)).",
+        "for client in receivers: mailbox, news = members[client]; if mailbox.put(text): news.set() else: del members[client]; "
+        "task = asyncio.create_task(client.close(1013)); leaving.add(task). Call it with list(members), and for the ok with "
+        "[connection] while that is in members.",
     ),
 )
 def the_stalled_are_evicted(service):
