@@ -13,8 +13,7 @@ HEADERS = {"User-Agent": "workbook", "Accept-Encoding": "identity"}
 
 
 def dispatched(text):
-    """What an EventSource hands to a page, as (id, data), and the id it will name when it comes back (WHATWG HTML, "
-    "9.2.6)."""
+    """What an EventSource hands to a page, as (id, data), and the id that it will name (WHATWG HTML, 9.2.6)."""
     events, data, last, named = [], [], "", ""
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:
         field, _, value = line.partition(":")
@@ -43,22 +42,25 @@ def dispatched(text):
 )
 def event_is_what_the_browser_gets(event):
     for data, why in {
-        "2:1": "An event ends with an empty line: without one the client goes on collecting, and the next one runs "
-        "into it.",
+        "2:1": "An event is the text as it came, in no quotes, and then an empty line: without one the client goes on "
+        "collecting, and the next one runs into it.",
         "goal!\nby number 9": "A line without `data: ` before it is a field with an odd name, and is ignored.",
         "": "An event without any `data` line is dropped, and its update is lost.",
         "no goal\n": "A newline at the end of a text is a part of it: behind it stands one more line, an empty one.",
-        "  indented": "A client removes one space after the colon. If you do not send one, it takes one of the text's own.",
+        "  indented": "A client removes one space after the colon, if there is one. Send that one, and leave the text's "
+        "own alone.",
         "id: 99": "The text looks like a field. It must arrive as text, and must not change the id.",
         "first\r\nsecond\rthird": "CR alone and CR LF end a line for the client, as LF does. What comes after is then "
         "no data.",
+        "a\u2028b": "Nothing but CR and LF ends a line for the client: this text is one line. `splitlines` knows more "
+        "ends, U+2028 among them.",
     }.items():
         given(f"The check called event(7, {data!r}).")
         text = event(7, data)
         require(
             isinstance(text, str),
-            f"event(7, {data!r}) returned {type(text).__name__}. The stream is made of what you `return`, and needs "
-            "text, a `str`: this one has nothing to say.",
+            f"event(7, {data!r}) returned {type(text).__name__}. The stream is made of what you `return`: "
+            "one `str` in which the lines end with newlines.",
         )
         events, _ = dispatched(text + "id: 8\ndata: the next one\n\n")
         wanted = data.replace("\r\n", "\n").replace("\r", "\n")
@@ -74,7 +76,7 @@ def event_is_what_the_browser_gets(event):
             "the page: "
             f"{', '.join(repr(found) for _, found in events)}. {why}",
         )
-    return "Seven texts, one of them empty and one with three kinds of newline, arrived as they were sent."
+    return "Eight texts, one of them empty and one with three kinds of newline, arrived as they were sent."
 
 
 @exercise(
@@ -91,8 +93,8 @@ def journal_forgets_nothing_too_early(Journal):
     ids = [journal.append(data) for data in ("0:0", "1:0", "1:1")]
     require(
         (ids, journal.latest) == ([1, 2, 3], 3),
-        f"Three updates got the ids {ids}, and `latest` is {journal.latest}. Ids count from 1, so that 0 can mean: "
-        "nothing yet.",
+        f"Three calls of `append` returned {ids}, and `latest` is {journal.latest}. Return the id. "
+        "Ids count from 1, so that 0 can mean: nothing yet.",
     )
     asked(
         journal,
@@ -111,7 +113,7 @@ def journal_forgets_nothing_too_early(Journal):
         f"After 1,000 updates the journal still holds {kept}, with limit=100. A server that runs for a month would hold "
         "them all.",
     )
-    asked(journal, "0", everything, "These are the last hundred; an update keeps its id for ever.")
+    asked(journal, "0", everything, "The last hundred are kept; an update keeps its id for ever.")
     asked(
         journal,
         "950",
@@ -135,7 +137,8 @@ def asked(journal, last_id, wanted, why):
     found = journal.since(last_id)
     require(
         found == wanted,
-        f"since({last_id!r}) returned {brief(found)}; the latest id was {wanted[-1][0] if wanted else last_id}. {why}",
+        f"since({last_id!r}) returned {brief(found)}, not {brief(wanted)}; the latest id was "
+        f"{wanted[-1][0] if wanted else last_id}. {why}",
     )
 
 
@@ -162,11 +165,15 @@ class Feed:
         self.grown = asyncio.Event()
 
     def since(self, last_id):
-        return [pair for pair in self.updates if pair[0] > int(last_id)]
+        return self.updates[self.place(last_id) :]
 
     async def news(self, last_id):
-        while self.latest <= int(last_id):
+        while self.latest <= self.place(last_id):
             await self.grown.wait()
+
+    def place(self, last_id):
+        known = str(last_id).isdecimal() and int(last_id) <= self.latest
+        return int(last_id) if known else 0
 
 
 class Wire:
@@ -229,6 +236,10 @@ def ids_of(wire):
     return [int(id or 0) for id, _ in dispatched(wire.data.decode(errors="replace"))[0]]
 
 
+def few(ids):
+    return f"[{', '.join(map(str, ids[:8]))}{', …' if len(ids) > 8 else ''}]"
+
+
 @exercise(
     "01-stream",
     hints=(
@@ -266,14 +277,25 @@ async def stream_loses_nothing(stream):
     )
     require(
         not over,
-        f"Your stream ended after the updates {ids_of(wire)}. Each end makes the client come back: that is polling, "
+        f"Your stream ended after the updates {few(ids_of(wire))}. Each end makes the client come back: that is polling, "
         "with longer "
         "headers. After what there is, wait for `feed.news`.",
     )
+    got = ids_of(wire)
     require(
-        ids_of(wire) == [4],
-        f"A new client got the updates {ids_of(wire)}. It begins at now: 1 to 3 were there before it came. Update 4 was "
-        "published while your `send` of the head was under way: where did you look up what is the latest?",
+        len(got) == len(set(got)),
+        f"A new client got the updates {few(got)}, one of them again and again. `feed.news` returns at once while there "
+        "is something after the id that you name: each update that you have sent moves that id on.",
+    )
+    require(
+        got == [4],
+        f"A new client got the updates {few(got)}. It begins at now: 1 to 3 were there before it came"
+        + (
+            ", and it does not want them."
+            if 1 in got
+            else ". Update 4 was published while your `send` of the head was under way: where did you look up what is the "
+            "latest?"
+        ),
     )
     given(
         "A client came back with the id 1; while update 2 was under way to it, 5 and 6 were published."
@@ -283,9 +305,17 @@ async def stream_loses_nothing(stream):
     await visit(stream, feed, "1", wire, 6)
     require(
         ids_of(wire) == [2, 3, 4, 5, 6],
-        f"A client that had update 1 came back and got {ids_of(wire)}; 5 and 6 were published after it had come. It "
+        f"A client that had update 1 came back and got {few(ids_of(wire))}; 5 and 6 were published after it had come. It "
         "needs 2 to "
         "6, each once: what it missed, and what came while you were telling it.",
+    )
+    given("A client came with the id 'abc'. Six updates were in the feed.")
+    wire = Wire()
+    await visit(stream, feed, "abc", wire, 6)
+    require(
+        ids_of(wire) == [1, 2, 3, 4, 5, 6],
+        f"A client came with the id 'abc' and got {few(ids_of(wire))} of six updates. An id that nobody gave gets "
+        "everything, and `feed.since` knows that: hand it over as it came.",
     )
     given("A slow reader: its first event took until 50 more had been published.")
     wire = Wire()

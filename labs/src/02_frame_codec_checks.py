@@ -73,7 +73,7 @@ def one_frame(encode, opcode, payload, fin, mask):
     flagged = bool(data[1] & 0x80) if len(data) > 1 else False
     require(
         flagged == (mask is not None),
-        f"Your frame for {call} has "
+        f"Your frame for {call} begins {short(data[:14])}: its second byte has "
         + (
             "the MASK bit set. The peer would take four bytes of the payload for a mask."
             if flagged
@@ -124,8 +124,12 @@ def read_takes_whole_frames(read):
     random = Random(6455)
     for side in (CLIENT, SERVER):  # who sends: a client masks
         frames = [some_frame(random, size) for size in (5, 300, *SIZES)]
-        for frame in frames:
-            whole(read, frame, frame.serialize(mask=side is CLIENT), side is CLIENT)
+        for number, frame in enumerate(frames):
+            first, *rest = frame.serialize(mask=side is CLIENT)
+            wire = bytes(
+                [first | number % 8 << 4, *rest]
+            )  # with reserved bits, as an extension sets them
+            whole(read, frame, wire, number % 8, side is CLIENT)
     return "Every frame of the library came out whole, and none before all of it was there."
 
 
@@ -136,7 +140,7 @@ def some_frame(random, size):
     )
 
 
-def whole(read, frame, wire, masked):
+def whole(read, frame, wire, reserved, masked):
     what = f"a{' masked' if masked else 'n unmasked'} frame of {len(frame.data):,} bytes"
     given(f"The buffer held {what}: {short(wire)}.")
     buffer = bytearray(wire) + b"\x89\x00"
@@ -148,10 +152,21 @@ def whole(read, frame, wire, masked):
         f"wait for ever. The header was {short(wire[:10])}.",
     )
     require(
+        hasattr(found, "opcode"),
+        f"The buffer held {what} and two bytes of the next one, and your function returned {type(found).__name__}. One "
+        "`Frame`, and nothing beside it: what is left stays in the buffer.",
+    )
+    require(
         (found.opcode, found.fin, found.masked) == (frame.opcode, frame.fin, masked),
         f"The frame {short(wire)} came out as opcode {found.opcode}, fin {found.fin}, masked {found.masked}. The first "
         "bit is "
-        "FIN, the last four the opcode; the first bit of the second byte says whether there is a mask.",
+        "FIN, the last four the opcode; the first bit of the second byte says whether there is a mask. `fin` and `masked` "
+        "are True or False.",
+    )
+    require(
+        found.reserved == reserved,
+        f"The frame {short(wire)} came out with reserved {found.reserved}. Its first byte is {wire[0]:08b}: the three bits "
+        f"behind FIN are {reserved:03b}, as a number {reserved}.",
     )
     require(
         len(found.payload) == len(frame.data),
@@ -190,9 +205,8 @@ def whole(read, frame, wire, masked):
     "02-judge",
     hints=(
         "Which of the rules can be checked on every frame, which only on close, ping and pong, which only on close?",
-        "Opcodes of 8 and more are control frames. A close frame is empty, or begins with two bytes of code. For a "
-        "list of the "
-        "codes that may be sent, see RFC 6455, section 7.4.",
+        "Opcodes of 8 and more are control frames. A close frame is empty, or begins with two bytes of code. Two "
+        "ranges and three exceptions say which code may be sent; the rest of the payload is the reason.",
         "code = int.from_bytes(frame.payload[:2]); legal = 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or "
         "3000 <= code <= 4999; and the rest of the payload: try to decode it, UnicodeDecodeError means 1007.",
     ),
@@ -212,7 +226,7 @@ def judge_agrees_with_the_library(judge, Frame):
         if code is None:
             require(
                 found is None,
-                f"You answered {found} to {what}, which is legal: this client would lose its connection for nothing.",
+                f"You answered {found!r} to {what}, which is legal: this client would lose its connection for nothing.",
             )
         elif found is None:
             raise NotYet(
@@ -223,7 +237,7 @@ def judge_agrees_with_the_library(judge, Frame):
         else:
             require(
                 found == code,
-                f"You answered {found} to {what}; the library says {code}. "
+                f"You answered {found!r} to {what}; the library says {code}, a number. "
                 "1002 is for a frame that breaks the protocol, 1007 for bytes that are no text where there must be text.",
             )
     return f"{len(cases)} frames, legal and not, and you and the library agree about each."
@@ -268,8 +282,7 @@ def legal():
 
 
 def verdict(wire):
-    """The code with which the library hangs up on a frame, or None. A continuation gets a first piece, so that it may "
-    "stand."""
+    """The code with which the library hangs up on a frame, or None. A continuation gets a first piece before it."""
     protocol = judge_of(SERVER)
     if wire[0] & 15 == 0:
         protocol.receive_data(byhand.frame(b"\xc3", fin=False))
@@ -357,10 +370,10 @@ def messages_come_out_whole(Messages, Frame, Refused):
     try:
         code, said = refused(Messages(), (1, b"\xff", False), (0, b"", True))
     except UnicodeDecodeError:
-        code, said = (
-            "a UnicodeDecodeError, which the client would see as 1011: an error of the server",
-            [],
-        )
+        raise NotYet(
+            "A text message was the byte ff, and your code ended in a UnicodeDecodeError, which the client would see as "
+            "1011: an error of the server. It is an error of the client: raise Refused(1007)."
+        ) from None
     require(
         code == 1007,
         f"You answered a text message of the byte ff with {code or said!r}. It is no UTF-8, and whoever shows it to others "
@@ -369,9 +382,15 @@ def messages_come_out_whole(Messages, Frame, Refused):
     code, said = refused(Messages(limit=5), (2, b"abc", False), *[(0, b"abc", False)] * 999)
     require(
         code == 1009,
-        f"A client sent 1,000 pieces of 3 bytes and no end, and you had said limit=5: you answered {code!r} and kept "
-        "all of "
-        "them. Anybody could fill your memory this way. Count while the pieces come, and raise Refused(1009).",
+        "A client sent 1,000 pieces of 3 bytes and no end, and you had said limit=5: your last answer was "
+        f"{code or said[-1]!r}, and all of them were taken. Anybody could fill your memory this way. Count while the pieces "
+        "come, and raise Refused(1009).",
+    )
+    code, said = refused(Messages(limit=5), (2, b"abcdef", True))
+    require(
+        code == 1009,
+        f"With limit=5, a message of six bytes in a single frame is too long; you answered {code or said!r}. `limit` counts "
+        "bytes, however few the pieces: raise Refused(1009).",
     )
     code, said = refused(
         Messages(limit=5), (2, b"abcde", True), (2, b"abc", False), (0, b"de", True)

@@ -1,5 +1,4 @@
-"""The checks of lab 05. Most readers here are no clients but stand for one: so they stall and vanish when the check "
-"says so."""
+"""The checks of lab 05. Most readers here only stand for a client: they stall and vanish when the check says so."""
 
 import asyncio
 import contextlib
@@ -14,8 +13,7 @@ from helpers.lab import NotYet, exercise, given, patience, require, show
 
 
 class Reader:
-    """A server's end of a connection, as `websockets` has it. What is sent while its client does not read lies in a "
-    "buffer."""
+    """A server's end of a connection, as `websockets` has it. What its client does not read lies in a buffer."""
 
     def __init__(self, name):
         self.name = name
@@ -24,7 +22,11 @@ class Reader:
         self._reads = asyncio.Event()
         self._reads.set()
         self._gone = asyncio.Event()
+        self._heard = asyncio.Event()
         self.task = None
+
+    def __repr__(self):
+        return f"the connection of {self.name}"
 
     async def send(self, message):
         if self._gone.is_set() or self.codes:
@@ -44,8 +46,11 @@ class Reader:
         await self._gone.wait()
 
     async def recv(self):
-        await self._gone.wait()
-        raise self._closed()
+        await self._heard.wait()
+        if self._gone.is_set():
+            raise self._closed()
+        self._heard.clear()
+        return "a word"
 
     __anext__ = recv
 
@@ -58,8 +63,12 @@ class Reader:
     def wake(self):
         self._reads.set()
 
+    def say(self):
+        self._heard.set()
+
     def go(self):
         self._gone.set()
+        self._heard.set()
 
     def _closed(self):
         return ConnectionClosedError(None, None)
@@ -125,6 +134,17 @@ class House:
     def look(self):
         for reader in self.readers:
             ended(reader)
+
+    async def talk(self, reader):
+        given(f"{reader.name} sent a message.")
+        reader.say()
+        await rounds()
+        ended(reader)
+        require(
+            not reader.task.done(),
+            f"{reader.name} sent a message, and your handler returned, which hangs up on {reader.name}. `recv` "
+            "returns with each message: only an exception of it is the end.",
+        )
 
     async def leave(self, reader, how="left"):
         given(f"{reader.name} {how}.")
@@ -251,7 +271,7 @@ async def fan_out_is_bounded(Broadcaster):
         "Four readers were in, one message was published. They got: "
         f"{', '.join(f'{r.name} {len(r.got)}' for r in house.readers)}. Each of them has a queue of its own to be fed.",
     )
-    await rounds()
+    await house.talk(ann)
     given("Cem stopped reading; the other three went on.")
     cem.stall()
     await house.feed(1, 1_000, cem)
@@ -329,8 +349,8 @@ async def latest_holds_one_of_each(Latest):
     got = [await asyncio.wait_for(started(latest.get(), "get"), patience()) for _ in range(2)]
     require(
         sorted(map(str, got)) == ["A2", "B1"],
-        f"A1, A2 and B1 were put, with the keys A and B; `get` gave {brief(got)}. Of each key the newest, once: A2 "
-        "replaces A1.",
+        f"A1, A2 and B1 were put, with the keys A and B; `get` gave {brief(got)}, not A2, B1. Of each key the newest, "
+        "once: A2 replaces A1.",
     )
     waiting = started(latest.get(), "get")
     await rounds()
@@ -339,7 +359,9 @@ async def latest_holds_one_of_each(Latest):
         "Nothing was left, and `get` gave an answer all the same. The task that sends would send it, again and again, as "
         "fast as it can: `await` something that only comes with the next `put`.",
     )
-    given("`get` was waiting, and then A3 was put. A had been sent before.")
+    given(
+        "`get` was waiting, and then A3 was put. `get` had returned A2 long ago, so A was not waiting any more."
+    )
     latest.put("A", "A3")
     await asyncio.wait_for(waiting, patience())
     given("1,000 prices of ten stocks were put, and nobody called `get`.")
@@ -383,14 +405,16 @@ async def latest_holds_one_of_each(Latest):
         "`close` waits for the client: give it a task of its own. Take the reader out at once, so that it is asked to "
         "leave "
         "once. And a handler that reads notices more than one that waits: `async for _ in connection: pass`.",
-        "if queue.full(): del self.queues[connection]; self.evicted += 1; self.leaving.add(asyncio.create_task("
-        'connection.close(1013, "too slow"))). The handler takes out with pop(connection, None).',
+        "if queue.full(): del self.queues[connection]; self.evicted += 1; task = asyncio.create_task("
+        'connection.close(1013, "too slow")); self.leaving.add(task); task.add_done_callback(self.leaving.discard). The '
+        "handler takes out with pop(connection, None).",
     ),
     deadline=20.0,
 )
 async def evict_those_who_stall(Evictor):
     house = House(Evictor(8))
     ann, ben, cem, dee = [await house.enter(name) for name in ("Ann", "Ben", "Cem", "Dee")]
+    await house.talk(ann)
     given("Cem stopped reading, and as many messages were published as have room.")
     cem.stall()
     await house.feed(0, 9, cem)
