@@ -213,7 +213,8 @@ class Cluster(Server):
         said = []
         for title, part, cure in parts:
             child = self._process(part)
-            if part.running and child is not None and not child.running:
+            # In this order: who ends when asked to has been asked before.
+            if part.running and child is not None and not child.running and not child.asked:
                 said.append(
                     f"{title} has ended, with status {child.status}, and nobody here has asked it to. Start it again:\n"
                     f"{cure}\nThe end of its log:\n{child.tail()}"

@@ -48,6 +48,8 @@ class Child:
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.name = name
+        self.asked = False
+        """Whether somebody here has asked it to end, by `stop` or `kill`; set before it ends."""
         self._folder = folder
         handle, path = tempfile.mkstemp(prefix=f"workbook-{os.getpid()}-", suffix=".log")
         os.close(handle)
@@ -133,6 +135,7 @@ class Child:
         Args:
             timeout: seconds that the command gets to end by itself.
         """
+        self.asked = True
         _children.discard(self)
         process = self._process
         if process is not None:
@@ -158,6 +161,7 @@ class Child:
         """End the command and everything that it started at once, with SIGKILL, as a crash would. Killing twice is safe."""
         import psutil  # type: ignore[import-untyped]
 
+        self.asked = True
         process = self._process
         if process is not None and process.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -337,3 +337,11 @@ def test_an_interrupt_while_the_nodes_start_leaves_none(monkeypatch: pytest.Monk
         cluster(APP)
     assert len(started) == 2
     assert eventually(lambda: not any(process.is_running() for process in started))
+
+
+def test_who_ends_because_it_was_asked_to_is_not_blamed_in_the_meantime() -> None:
+    with cluster(APP, nodes=1) as started:
+        child = started.nodes[0]._child
+        assert child is not None
+        child.stop()  # it has ended, and its server has not noticed yet, as in the middle of a restart
+        started.check()
