@@ -62,14 +62,14 @@ class Room(AsyncJsonWebsocketConsumer):
         await self.send_json(["said", event["number"], event["text"]])
 
     async def ring(self) -> None:
-        bell = Room.bell = asyncio.Event()
+        bell = type(self).bell = asyncio.Event()
         await self.send_json(["ringing"])
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(bell.wait(), self.patience)
         await self.send_json(["rung", bell.is_set()])
 
     async def answer(self) -> None:
-        Room.bell.set()
+        self.bell.set()
 
     async def mark(self) -> None:
         await self.channel_layer.send(self.channel_name, {"type": "marked"})
@@ -105,7 +105,7 @@ class Blocking(Room):
     patience = 0.2
 
     async def ring(self) -> None:
-        bell = Room.bell = threading.Event()
+        bell = type(self).bell = threading.Event()
         await self.send_json(["ringing"])
         bell.wait(self.patience)
         await self.send_json(["rung", bell.is_set()])

@@ -32,12 +32,12 @@ class Room:
         emit("said", (self.next_number(), text), to=room)
 
     def ring(self) -> None:
-        bell = Room.bell = threading.Event()
+        bell = type(self).bell = threading.Event()
         emit("ringing")
         emit("rung", bell.wait(self.patience))
 
     def answer(self) -> None:
-        Room.bell.set()
+        self.bell.set()
 
     def mark(self) -> None:
         emit("marked")
