@@ -26,6 +26,7 @@ class Visitor:
         self.name = name
         self.heard = []
         self.accepted = self.closed = self.gone = False
+        self.afterwards = None  # what was sent after the refusal
         self._takes = takes  # messages until it hangs up
         self._inbox = asyncio.Queue()
         self._reads = asyncio.Event()
@@ -39,6 +40,7 @@ class Visitor:
 
     async def _send(self, message):
         if self.gone:
+            self.afterwards = self.closed and message["type"]
             raise ClientDisconnected
         if message["type"] == "websocket.accept":
             if self._takes == "nothing":
@@ -233,13 +235,21 @@ def names_are_safe(group_name):
         f"The room 'tea' has the group {group_name('tea')!r}. Without `room_` before it, a visitor who names a room may "
         "hit any group of your application, also one meant for the staff.",
     )
+    given("The check asked for 3,000 rooms, from 'room 1' to 'room 3000'.")
+    many = len({group_name(f"room {number}") for number in range(1, 3_001)})
+    require(
+        many == 3_000,
+        f"3,000 rooms have {many:,} groups: the part that tells them apart is too short, and strangers meet. Keep the "
+        "whole "
+        "digest; there is room for it.",
+    )
     number = abs(hash("tea"))
     require(
         not any(form in group_name("tea") for form in (str(number), f"{number:x}")),
         "Your names are made with `hash`, which Python salts: each process has other numbers. The same room in two "
         "processes would be two groups, and nobody would tell you.",
     )
-    return "Ten rooms, ten groups, and any layer takes them."
+    return "As many groups as rooms, and any layer takes them."
 
 
 @exercise(
@@ -258,11 +268,12 @@ async def leaves_no_zombie(Room):
         ann = await house.enter("/tea/", "Ann")
         require(
             ann.accepted,
-            "Ann connected to /tea/, and your consumer did not accept: her browser waits for the end of the handshake.",
+            "Ann connected to /tea/, and your consumer did not accept: her browser waits for the end of the handshake. "
+            "Is there an `await` before `super().__call__`, and an `accept` in `connect`?",
         )
         ben = await house.enter("/tea/", "Ben")
-        cem = await house.enter("/coffee/", "Cem")
-        given("Ann said hello in /tea/, then Cem said hi in /coffee/.")
+        cem = await house.enter("/café Zoë/", "Cem")
+        given("Ann said hello in /tea/, then Cem said hi in /café Zoë/.")
         ann.say("hello")
         await house.hears(ann, 1)
         await house.hears(ben, 1)
@@ -270,7 +281,7 @@ async def leaves_no_zombie(Room):
         await house.hears(cem, 1)
         require(
             (ann.heard, ben.heard, cem.heard) == (["hello"], ["hello"], ["hi"]),
-            f"Ann said hello in /tea/, then Cem said hi in /coffee/. Ann heard {ann.heard}, Ben, in /tea/ too, "
+            f"Ann said hello in /tea/, then Cem said hi in /café Zoë/. Ann heard {ann.heard}, Ben, in /tea/ too, "
             f"{ben.heard}, "
             f"and Cem {cem.heard}. A room hears its own, and only that.",
         )
@@ -282,6 +293,11 @@ async def leaves_no_zombie(Room):
         )
         await house.ends(nobody)
         nobody.failed()
+        require(
+            not nobody.afterwards,
+            f"Somebody connected to /, your consumer closed, and then it sent {nobody.afterwards}: it had gone on, and "
+            "joined a room for somebody who was refused. A server raises an error there. `return` after `close`.",
+        )
         rows = []
         for way, why in {
             "says goodbye": "That is the plain case: take its channel out of the group.",
@@ -405,8 +421,8 @@ async def gaps_are_seen(Numbered):
     return "The layer still drops without a word, but now Ben can tell that it did, and what."
 
 
-class Stored:
-    """The log that the exercise promises; it can be slow, and something can happen meanwhile."""
+class Log:
+    """The log that the exercise promises, by the same name; it can be slow, and something can happen meanwhile."""
 
     def __init__(self):
         self.rooms = {}
@@ -436,14 +452,14 @@ class Stored:
     hints=(
         "What if the event in the group carried nothing at all but: there is news? What would each consumer do with it?",
         "Keep `self.sent`, and at each piece of news send everything that the log has since. A dropped event does no harm "
-        "then: those before it in the channel are handled later than it was dropped.",
+        "then: one is dropped when the channel is full, and those that fill it are still to be handled.",
         "connect: super().connect() first, then what the log has since self.sent. receive: append, then group_send. "
         "room_news: for number, text in await self.log.since(self.group, self.sent): send, self.sent = number.",
     ),
     deadline=30.0,
 )
 async def nothing_is_missed(Lossless):
-    log = Stored()
+    log = Log()
     Fresh = type(
         "Lossless", (Lossless,), {"log": log}
     )  # as each check is to begin with an empty one
@@ -574,7 +590,7 @@ async def cut_at_random(house, room, ann, log):
 
 def on_a_real_wire(Lossless):
     """Nothing new is required here: it is the evidence to look at."""
-    log = Stored()
+    log = Log()
     Fresh = type("Lossless", (Lossless,), {"log": log})
     options = {"proxy": None, "user_agent_header": None, "compression": None}
     given("On a real server, a client heard two messages, left, and came back.")

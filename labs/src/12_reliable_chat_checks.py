@@ -331,12 +331,12 @@ async def say_is_heard_once(say):
     await said(say, ["one", "two"])
     given("The server stored the first text; the connection was cut before its ack.")
     await said(say, ["one", "two"], lose=1)
-    given("A hundred texts, and the wire is cut thirty times.")
-    cuts = await said(say, [f"text {n}" for n in range(100)], cuts=30)
+    given("A hundred texts of ben, and the wire is cut thirty times.")
+    cuts = await said(say, [f"text {n}" for n in range(100)], cuts=30, name="ben")
     return f"A hundred texts over {cuts} cuts: each is in the log, once, and in your order."
 
 
-async def said(say, texts, cuts=0, lose=0):
+async def said(say, texts, cuts=0, lose=0, name="ann"):
     log, heard, fault = Numbers(), [], Cuts(cuts)
 
     async def listen(ws):
@@ -344,7 +344,7 @@ async def said(say, texts, cuts=0, lose=0):
         async for message in ws:
             heard.append(words(message))
             match heard[-1]:
-                case ["say", "ann", int(number), text]:
+                case ["say", sender, int(number), text] if sender == name:
                     known = log.add(number, text)
                     if lose:
                         lose -= 1
@@ -355,13 +355,19 @@ async def said(say, texts, cuts=0, lose=0):
 
     with serve(listen, name="lab") as server, tap(server) as wire:
         wire.add(fault)
-        async with running(wire, say(connector(wire), "ann", texts)) as tasks:
+        async with running(wire, say(connector(wire), name, texts)) as tasks:
             await rest(
                 tasks,
                 lambda: log.gap is not None or len(log.texts) > len(texts),
                 lambda: (len(log.texts), fault.done),
             )
             returned = tasks[0].done()
+    stray = [one for one in heard if one[:1] == ["say"] and one[1:2] != [name]]
+    require(
+        not stray,
+        f"This time your function was to speak for {name}, and it said {stray and json.dumps(stray[0])}. The name is what "
+        "it was called with.",
+    )
     twice = [text for text in texts if log.texts.count(text) > 1]
     require(
         not twice,
@@ -382,7 +388,8 @@ async def said(say, texts, cuts=0, lose=0):
     )
     require(
         returned,
-        f"{len(log.texts)} of {len(texts)} texts are in the log, and your function went on without an end. The last "
+        f"{len(log.texts)} of {len(texts)} texts are in the log, and your function went on without an end. "
+        "The last "
         "thing that "
         f"the server heard was {json.dumps(heard[-1]) if heard else 'nothing'}.",
     )
@@ -400,14 +407,15 @@ MEMBERS, TEXTS, CUTS = ("ann", "ben", "cid"), 40, 200
         "survive a connection?",
         "The server needs a task beside its loop, that awaits `log.news(have)` and counts `have` up; cancel it in "
         "`finally`. The client says what it has and all that has no ack, then listens to both kinds of answer.",
-        "Server: telling = asyncio.create_task(tell()); async for message in ws: if log.add(…): send the ack. Client: "
+        "Server: telling = asyncio.create_task(tell(ws, log, have)); async for message in ws: if log.add(…): send the "
+        "ack. Client: "
         'kind == "ack": acked = number + 1; otherwise, if offset == have: deliver, have += 1.',
     ),
     deadline=40.0,
 )
 async def chat_survives_the_wire(chat, member, Log):
     await answers(chat, Log)
-    log, history, arrived = Log(), History(MEMBERS), set()
+    log, history, arrived, begun = Log(), History(MEMBERS), set(), []
     for name in MEMBERS:
         for text in texts_of(name):
             history.sent(text, name)
@@ -424,7 +432,7 @@ async def chat_survives_the_wire(chat, member, Log):
 
     fault = Cuts(CUTS)
     given(f"Three members say {TEXTS} texts each, and the wire is cut {CUTS} times.")
-    with serve(handler(chat, log), name="lab") as server, tap(server) as wire:
+    with serve(handler(chat, log, begun), name="lab") as server, tap(server) as wire:
         wire.add(fault)
         connect = connector(wire)
         members = [member(connect, n, texts_of(n), deliver_to(n)) for n in MEMBERS]
@@ -439,6 +447,12 @@ async def chat_survives_the_wire(chat, member, Log):
             ended = [name for name, task in zip(MEMBERS, tasks, strict=True) if task.done()]
     verdict = history.verdict()
     show(verdict)
+    other = [first for first in begun if first[0] != "have"]
+    require(
+        not other,
+        f"Your `member` began a connection with {other and json.dumps(other[0])}. One connection is for both, saying and "
+        "listening, and the first word on each is `have`: the server waits for it.",
+    )
     require(
         not ended,
         f"Your client of {ended and ended[0]} returned, though others had more to say. A chat has no last entry: "
@@ -463,6 +477,19 @@ async def chat_survives_the_wire(chat, member, Log):
         f"All texts are in the log, and not all members have them: {listed(verdict.lost)} did not arrive. Does everybody "
         "ask for the offset that is missing, and does the server go on telling?",
     )
+    order = [text for _, _, text in log.after(0)]
+    for name in MEMBERS:
+        got = history.ids(name)
+        first = next(
+            (n for n, pair in enumerate(zip(got, order, strict=False)) if len({*pair}) > 1), 0
+        )
+        require(
+            got == order,
+            f"{name} has everything, and another conversation than the log: at {first} the log has {order[first]!r}, and "
+            f"{got[first]!r} was delivered. Deliver a text when it comes as an entry, your own, too: the server says "
+            "what came "
+            "first.",
+        )
     return (
         f"{fault.done} cuts, and each of {len(MEMBERS)} members has all {len(MEMBERS) * TEXTS} texts, once, each "
         "sender's in "
@@ -474,16 +501,40 @@ def texts_of(name):
     return [f"{name} {number}" for number in range(TEXTS)]
 
 
-def handler(chat, log):
+def handler(chat, log, begun=None):
+    """The learner's handler; with a list, the first word of each connection is noted there."""
+
     async def handle(ws):
+        plain, first = ws.recv, True
+
+        async def recv(*args, **options):
+            nonlocal first
+            message = await plain(*args, **options)
+            if first and begun is not None:
+                begun.append(words(message))
+            first = False
+            return message
+
+        ws.recv = recv
         await chat(ws, log)
 
     return handle
 
 
 async def answers(chat, Log):
-    """What the server's part does without any cut."""
-    log = Log()
+    """What the server's part does without any cut, but for the one at the end."""
+
+    class Watched(Log):
+        waiting = 0
+
+        async def news(self, have):
+            self.waiting += 1
+            try:
+                return await super().news(have)
+            finally:
+                self.waiting -= 1
+
+    log = Watched()
     with serve(handler(chat, log), name="lab") as server:
         async with (
             websockets.connect(server.ws_url(), **OPTIONS) as ann,
@@ -528,6 +579,16 @@ async def answers(chat, Log):
                 [["entry", 4, "ann", "all"]],
                 "ann said it on her connection a moment ago, while ben was there.",
             )
+            given("The wire to ann was cut, and nobody said anything.")
+            ann.transport.abort()
+            until = time.monotonic() + patience()
+            while log.waiting > 1 and time.monotonic() < until:
+                await asyncio.sleep(0.002)
+            require(
+                log.waiting <= 1,
+                "ann's connection was cut, and your task goes on waiting for news for her: a silent chat collects one for "
+                "everybody who was ever there. Cancel it in a `finally`, for a cut makes the loop raise.",
+            )
 
 
 async def exchange(ws, said, wanted, why):
@@ -539,7 +600,7 @@ async def exchange(ws, said, wanted, why):
         async with asyncio.timeout(patience()):
             for part in said:
                 await ws.send(json.dumps(part))
-            while not all(part in got for part in wanted[-2:]):
+            while not all(part in got for part in wanted[-2:]) and len(got) < len(wanted) + 3:
                 got.append(words(await ws.recv()))
     require(
         sorted(map(str, got)) == sorted(map(str, wanted)),

@@ -49,7 +49,8 @@ def only_own_pages_come_in(own_pages):
         await receive()
 
     given(f"The check called own_pages(app, {OWN}).")
-    with serve(own_pages(app, list(OWN)), name="guarded") as server:
+    guarded = own_pages(app, list(OWN))
+    with serve(guarded, name="guarded") as server:
         visitors = {
             "your own page": (at_home(OWN[0]), ""),
             "a foreign page": (FOREIGN, "its browser has told you where it comes from."),
@@ -103,8 +104,29 @@ def only_own_pages_come_in(own_pages):
                 f"{she} was let in, and closed afterwards: the handshake said 101. For that page the service is there, and "
                 "your server has paid for a connection. Close instead of accepting.",
             )
+        entered.clear()
+        given(
+            "The check called your application with the Origin https://evil.example, without a server."
+        )
+        server.run(called_by_a_foreign_page(guarded))
+        require(
+            not entered,
+            "A foreign page was refused, and then your application was called for it all the same: `await app(…)` stands "
+            "behind the refusal. Whoever is refused gets nowhere: `return`, or `else`.",
+        )
     show(table(seen, caption="Who comes in"))
     return "Both of your own pages came in, and six others did not."
+
+
+async def called_by_a_foreign_page(guarded):
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        pass
+
+    headers = [(b"host", HOST.encode()), (b"origin", FOREIGN["origin"].encode())]
+    await guarded({"type": "websocket", "path": "/", "headers": headers}, receive, send)
 
 
 def said_by(page):
@@ -179,6 +201,7 @@ def rooms_are_for_their_members(Guarded):
         members_come_in(ada, grace, eve)
         an_outsider_listens(ada, eve)
         an_outsider_speaks(ada, eve)
+        what_is_no_room(eve)
         a_name_is_forged(ada, eve)
         a_membership_ends(members, ada, grace)
     return (
@@ -248,10 +271,20 @@ def an_outsider_listens(ada, eve):
             "`return` "
             "there.",
         )
-    for room in ("attic", ["staff"], None):
-        given(f'Eve sent {{"type": "join", "room": {json.dumps(room)}}}.')
-        tell(eve, "join", room=room, name="eve")
-        answer(eve)
+
+
+def what_is_no_room(eve):
+    for named in ({"room": "attic"}, {"room": ["staff"]}, {"room": None}, {}):
+        for kind in ("join", "say"):
+            message = {"type": kind, **named, **({"text": "?"} if kind == "say" else {})}
+            given(f"Eve sent {json.dumps(message)}.")
+            tell(eve, **{"kind" if key == "type" else key: value for key, value in message.items()})
+            got = answer(eve)
+            require(
+                got["type"] != "closed",
+                f"Eve sent {json.dumps(message)}, and her connection ended{code_of([got])}. What is no room wants the same "
+                "answer as a room that is not hers: `refuse`.",
+            )
 
 
 def code_of(messages):
@@ -361,9 +394,12 @@ async def tokens_end(Desk):
     require(
         all(isinstance(token, str) and len(token) >= 16 for token in tokens)
         and len(set(tokens)) == 4,
-        f"Three times `log_in` for Ada, and once for Eve, returned {tokens!r}. "
+        f"Three times `log_in` for Ada, and once for Eve, returned {[short(token) for token in tokens]!r}. "
         + (
-            f"Eve would write {phone}, and be Ada. A token is a long random text, and new each time; `secrets` makes them."
+            "Ada's devices share a token: who logs out on one is out on all of them. Make a new one each time."
+            if isinstance(phone, str) and len(phone) >= 16
+            else f"Eve would write {phone}, and be Ada. A token is a long random text, and new each time; `secrets` makes "
+            "them."
             if isinstance(phone, str)
             else "A page gets what you `return`, and has to send it back: a text."
         ),
@@ -421,6 +457,13 @@ async def tokens_end(Desk):
         "opened with this token.",
     )
     worthless(desk, first, "after the logout")
+    given("Ada's telephone, which has a token of its own, connected anew.")
+    name = desk.admit(phone, Connection(desk, phone))
+    require(
+        name == "ada",
+        f"Ada logged out on one device, and her telephone's token is worthless, too: `admit` returned {name!r} for it. "
+        "`log_out` takes back one token, not a name.",
+    )
     require(
         page.back_as is None,
         "While you were closing, the page came back with the same token and was let in: its new connection is open, "
@@ -430,6 +473,10 @@ async def tokens_end(Desk):
     given("The check called log_out a second time with the same token.")
     await desk.log_out(first)
     return "Tokens nobody can guess, an end that closes what they had opened, and Ada's telephone that stays."
+
+
+def short(token):
+    return token[:8] + "…" if isinstance(token, str) and len(token) >= 16 else token
 
 
 def two(desk, token):
@@ -533,6 +580,18 @@ def bucket_drips(meter, clock):
         "Eve asked ten times with an empty bucket, waited a second, and was refused again: being refused cost her "
         "drops that "
         "she did not have. A program that tries again in a loop would never come back.",
+    )
+    given("Hedy emptied her bucket, and asked again each half second; per_second is 1.")
+    for _ in range(5):
+        meter.too_fast("hedy")
+    fast = []
+    for _ in range(4):
+        clock.now += 0.5
+        fast.append(bool(meter.too_fast("hedy")))
+    require(
+        fast == [True, False] * 2,
+        f"Hedy emptied her bucket, and asked each half second; the answers were {', '.join(map(str, fast))}. Half a drop "
+        "is half a drop: keep it, and with the next half one message passes.",
     )
     clock.now += 3600
     passed = [meter.too_fast("eve") for _ in range(6)].count(False)
@@ -777,11 +836,33 @@ WHY = {
 }
 
 
+def watched(desk):
+    """Return a set of what the desk has let in and nobody has told it to forget."""
+    held, admit, leave, log_out = set(), desk.admit, desk.leave, desk.log_out
+
+    def admits(token, connection):
+        name = admit(token, connection)
+        if name is not None:
+            held.add((token, connection))
+        return name
+
+    def leaves(token, connection):
+        held.discard((token, connection))
+        return leave(token, connection)
+
+    def logs_out(token):
+        held.difference_update([one for one in held if one[0] == token])
+        return log_out(token)
+
+    desk.admit, desk.leave, desk.log_out = admits, leaves, logs_out
+    return held
+
+
 @exercise(
     "13-twelve",
     hints=(
         "For each of your three methods: what has happened on this connection before, and what if it has not?",
-        "In hello the order is desk, meter, name. `disconnect` looks at what hello has kept: a token, a name, or neither.",
+        "In hello the order is desk, meter, name. `give_back` looks at what hello has kept: a token, a name, or neither.",
         "name = self.desk.admit(said.get('token'), self); None: close(4401); self.token = …; not self.meter.enter(name): "
         "close(1008); self.name = name; await super().hello({'name': name}).",
     ),
@@ -790,8 +871,17 @@ WHY = {
 def twelve_attacks_are_met(Chat, secured, Desk):
     given("The check called secured(origins, desk).")
     desk = Desk()
-    with serve(secured([OWN[0]], desk), name="secured") as server:
+    held = watched(desk)
+    app = secured([OWN[0]], desk)
+    require(
+        callable(app),
+        f"`secured` returned {app!r}. A server calls what it gets: return the application, behind your pages.",
+    )
+    with serve(app, name="secured") as server:
         after = Battery(server, desk).run()
+        deadline = time.monotonic() + patience()
+        while held and time.monotonic() < deadline:
+            time.sleep(0.005)
     with serve(Chat.as_asgi(), name="chat") as server:
         before = Battery(server, None).run()
     show(
@@ -809,5 +899,10 @@ def twelve_attacks_are_met(Chat, secured, Desk):
             f"{12 - sum(w for w, _ in after.values())} of the 12 attacks are met; {attack} still works. It got: {got}. "
             f"{WHY[attack]}",
         )
+    require(
+        not held,
+        f"Everybody has left, and the desk still holds {len(held)} connections: the meter had no place for them, but the "
+        "desk had let them in already. `give_back` returns each by itself, the line at the desk and the place.",
+    )
     met = sum(works for works, _ in before.values())
     return f"{met} attacks had worked on the chat as it was, and none works on yours; Ada and Grace did not notice anything."
