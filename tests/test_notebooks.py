@@ -277,7 +277,7 @@ def test_every_cell_runs_twice_each_section_alone_and_nothing_is_left(path, olde
     assert sections >= 6
 
 
-def test_the_network_ends_at_this_machine():
+def test_the_network_ends_at_this_machine(older_kernel):
     """A notebook that needs more than loopback would fail for a learner on a train; so it has to fail here."""
     if "WORKBOOK_OFFLINE" not in os.environ:
         assert not os.environ.get("CI"), "CI has to run the tests with the network cut: make test"
