@@ -38,7 +38,7 @@ STREAM_GRACE = 0.01
 SWITCH_INTERVAL = 0.0005
 """Seconds between two switches of the interpreter while a server lives: at Python's default of 5 ms a cell that computes makes
 a Channels server answer hundreds of times later. It is no cure for a cell that computes and calls the system about every tenth
-of a millisecond: each call lets go of the interpreter and has it back before a server's thread wakes, and its wait begins anew."""
+of a millisecond: each call hands the interpreter over for a moment too short for the thread of a server to wake."""
 
 _capture = Capture()
 _servers: dict[str, Server] = {}
