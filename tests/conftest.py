@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     plugins = session.config.pluginmanager
     if plugins.has_plugin("logging-plugin"):
         plugins.unregister(name="logging-plugin").log_file_handler.close()
+    # What is started in the background ignores interrupts, and so would all that it starts; a kernel does not.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Some of the clients in the tests would ask a proxy for the way to this machine itself.
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
