@@ -6,7 +6,6 @@ those very lines.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import shutil
@@ -14,14 +13,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from .process import Child
 from .server import Server, launch
 
-NEEDED_BY = "notebooks 11 and 14"
+NEEDED_BY = "notebooks 11, 14 and 15 and labs 14 and 15"
 """What cannot be run without an nginx."""
 
 DEADLINE = 30.0
@@ -205,7 +204,8 @@ class Balancer(Server):
     def _open(self, timeout: float) -> None:
         """Start nginx, several times if need be: it cannot choose a port, and somebody may be quicker."""
         for attempts_left in reversed(range(10)):
-            with _reserved_port() as self.port:
+            reserved, self.port = reserve()
+            with reserved:
                 self._folder = Path(tempfile.mkdtemp(prefix=f"workbook-{os.getpid()}-nginx-"))
                 try:
                     self._write()
@@ -322,6 +322,22 @@ def program() -> str:
         return found
 
 
+def reserve() -> tuple[socket.socket, int]:
+    """Choose a port and keep it for a process, until the socket is closed.
+
+    Returns:
+        What keeps the port, and the port. On Linux a socket that is bound and does not listen keeps it from everybody but those
+        who say SO_REUSEADDR, as servers do. Elsewhere nothing keeps it: the socket is closed, and somebody may be quicker.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    port = int(sock.getsockname()[1])
+    if sys.platform != "linux":
+        sock.close()
+    return sock, port
+
+
 def _ports(upstreams: Upstream | int | Iterable[Upstream | int], least: int = 1) -> list[int]:
     several = upstreams if isinstance(upstreams, Iterable) else [upstreams]
     ports = [one if isinstance(one, int) else one.port for one in several]
@@ -338,18 +354,3 @@ def _user() -> str:
     import pwd
 
     return f"user {pwd.getpwuid(0).pw_name} {grp.getgrgid(os.getegid()).gr_name};\n"
-
-
-@contextlib.contextmanager
-def _reserved_port() -> Iterator[int]:
-    """Choose a port and keep it from everybody but nginx, until that has it.
-
-    On Linux a socket that is bound and does not listen keeps the port, and lets in who says SO_REUSEADDR, too.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        if sys.platform != "linux":
-            sock.close()
-        yield port

