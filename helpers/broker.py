@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from .process import Child
 
-NEEDED_BY = "notebooks 07 and 14"
+NEEDED_BY = "notebooks 07, 14 and 15 and lab 14"
 """Who cannot be run without a broker."""
 
 DEADLINE = 30.0

