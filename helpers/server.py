@@ -556,24 +556,21 @@ class ProcessServer(Server):
             self._child.stop()
 
 
+_RUN = "from helpers.{} import run; import json, sys; run(sys.argv[1], json.loads(sys.argv[3]), int(sys.argv[4]))"
+
+
 class DaphneServer(ProcessServer):
     """Daphne, with an ASGI application, always in a process of its own (see `helpers.daphne`)."""
 
     kind = "an ASGI application on Daphne in another process"
-    _program = (
-        "from helpers.daphne import run; import json, sys; "
-        "run(sys.argv[1], json.loads(sys.argv[3]), int(sys.argv[4]))"
-    )
+    _program = _RUN.format("daphne")
 
 
 class GunicornServer(ProcessServer):
     """gunicorn, with a Flask application, always in processes of its own (see `helpers.gunicorn`)."""
 
     kind = "a Flask application on gunicorn in another process"
-    _program = (
-        "from helpers.gunicorn import run; import json, sys; "
-        "run(sys.argv[1], json.loads(sys.argv[3]), int(sys.argv[4]))"
-    )
+    _program = _RUN.format("gunicorn")
 
 
 def serve(
