@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType, TracebackType
@@ -109,6 +109,45 @@ def show(thing: object) -> None:
 def patience() -> float:
     """Return the seconds that a check waits for something that a right answer makes happen: 3."""
     return _patience
+
+
+async def until(condition: Callable[[], object]) -> bool:
+    """Let the tasks of the loop go on until a right answer has made something happen, and return whether it has.
+
+    Args:
+        condition: what becomes true, asked again and again, for `patience()` seconds at most.
+    """
+    deadline, quick = time.monotonic() + patience(), 200
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        quick -= 1
+        await asyncio.sleep(0 if quick > 0 else 0.001)
+    return True
+
+
+def runs(numbers: Iterable[object]) -> str:
+    """Say what came, numbers that follow one another in short, and no more than six parts of it.
+
+    >>> runs([0, 992, 993, 994, "late"])
+    '0, 992 to 994, late'
+    >>> runs([])
+    'nothing'
+
+    Args:
+        numbers: numbers, as such or as text; anything else stands for itself.
+    """
+    found: list[list[str]] = []
+    for text in map(str, numbers):
+        last = found[-1][1] if found else ""
+        if text.isdecimal() and last.isdecimal() and int(text) == int(last) + 1:
+            found[-1][1] = text
+        else:
+            found.append([text, text])
+        if len(found) > 6:
+            break
+    said = ", ".join(first if first == last else f"{first} to {last}" for first, last in found[:6])
+    return (said or "nothing") + (", …" if len(found) > 6 else "")
 
 
 @dataclasses.dataclass(frozen=True)

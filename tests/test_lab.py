@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import linecache
 import os
@@ -437,3 +438,21 @@ def test_every_state_has_its_words_and_a_colour_of_its_own() -> None:
         lab.RAISED: "error",
         lab.NO_ANSWER: "error",
     }
+
+
+def test_until_lets_tasks_go_on_and_says_whether_it_came_true(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def look() -> None:
+        task = asyncio.create_task(asyncio.sleep(0.01))
+        assert await lab.until(task.done)
+        monkeypatch.setattr(lab, "_patience", 0.01)
+        assert not await lab.until(lambda: False)
+
+    asyncio.run(look())
+
+
+def test_runs_of_numbers_are_short_and_the_rest_is_left_out() -> None:
+    assert lab.runs(["1", 2, 3, "5", None, 7]) == "1 to 3, 5, None, 7"
+    assert lab.runs(range(0, 12, 2)) == "0, 2, 4, 6, 8, 10"
+    assert lab.runs(range(0, 1_000, 2)) == "0, 2, 4, 6, 8, 10, …"

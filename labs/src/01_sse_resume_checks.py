@@ -67,14 +67,12 @@ def event_is_what_the_browser_gets(event):
         require(
             len(events) < 2 or events[0][0] == "7",
             f"You wrote {text!r}, and the client will name the id {events[0][0]!r} when it comes back. Without the "
-            "right one it "
-            "cannot say what it has: write `id: 7` on a line of its own.",
+            "right one it cannot say what it has: write `id: 7` on a line of its own.",
         )
         require(
             [found for _, found in events] == [wanted, "the next one"],
             f"You wrote {text!r} for the text {data!r}, then came one more event, 'the next one'. The client handed to "
-            "the page: "
-            f"{', '.join(repr(found) for _, found in events)}. {why}",
+            f"the page: {', '.join(repr(found) for _, found in events)}. {why}",
         )
     return "Eight texts, one of them empty and one with three kinds of newline, arrived as they were sent."
 
@@ -126,8 +124,7 @@ def journal_forgets_nothing_too_early(Journal):
             unknown,
             everything,
             "Nobody got this id from you: perhaps the server has restarted and counts anew. You cannot know what this "
-            "client "
-            "has, so it gets all that you keep. A duplicate can be dropped, a loss cannot be repaired.",
+            "client has, so it gets all that you keep. A duplicate can be dropped, a loss cannot be repaired.",
         )
     return "Known, old, future and senseless ids, and a memory that ends at its limit."
 
@@ -245,8 +242,7 @@ def few(ids):
     hints=(
         "Between two looks at the feed, an update may be published. Who notices?",
         "Fix where you start before the first `await`. Then again and again: send everything `since` that id, remember "
-        "the id of "
-        "each one sent, wait for news after it.",
+        "the id of each one sent, wait for news after it.",
         "last = feed.latest if last_id is None else last_id; head; while True: for last, data in feed.since(last): await "
         "send(…); await feed.news(last).",
     ),
@@ -278,8 +274,7 @@ async def stream_loses_nothing(stream):
     require(
         not over,
         f"Your stream ended after the updates {few(ids_of(wire))}. Each end makes the client come back: that is polling, "
-        "with longer "
-        "headers. After what there is, wait for `feed.news`.",
+        "with longer headers. After what there is, wait for `feed.news`.",
     )
     got = ids_of(wire)
     require(
@@ -306,8 +301,7 @@ async def stream_loses_nothing(stream):
     require(
         ids_of(wire) == [2, 3, 4, 5, 6],
         f"A client that had update 1 came back and got {few(ids_of(wire))}; 5 and 6 were published after it had come. It "
-        "needs 2 to "
-        "6, each once: what it missed, and what came while you were telling it.",
+        "needs 2 to 6, each once: what it missed, and what came while you were telling it.",
     )
     given("A client came with the id 'abc'. Six updates were in the feed.")
     wire = Wire()
@@ -355,8 +349,7 @@ async def cut_at_random(stream):
             got == [(str(id), data) for id, data in feed.updates[: len(got)]],
             f"Cut {cuts}: the client came back with the id {last} and got {', '.join(map(repr, news[:3]))}"
             f"{', …' if len(news) > 3 else ''}. In the feed came {', '.join(map(repr, feed.since(last)[:3]))}. Whatever "
-            "has not "
-            "arrived with its empty line must come again, and whole.",
+            "has not arrived with its empty line must come again, and whole.",
         )
     return cuts
 

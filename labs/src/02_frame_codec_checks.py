@@ -28,11 +28,9 @@ def short(data):
     hints=(
         "Write down, for 5 bytes, for 300 and for 70,000: what is in the second byte, and what comes after it?",
         "Start from the `length` of notebook 02. What differs when the frame has no mask? `to_bytes(2)` writes a "
-        "number in two "
-        "bytes, big end first.",
+        "number in two bytes, big end first.",
         "first = fin << 7 | opcode; flag = 0 if mask is None else 0x80; then three cases for the length; then the "
-        "mask, if any; "
-        "and last the payload, each byte XORed with mask[i % 4].",
+        "mask, if any; and last the payload, each byte XORed with mask[i % 4].",
     ),
 )
 def encode_is_what_the_library_reads(encode):
@@ -67,8 +65,7 @@ def one_frame(encode, opcode, payload, fin, mask):
     require(
         data[:1] == expected[:1],
         f"Your frame for {call} begins with {data[:1].hex() or 'nothing'}, bits {bits(data[:1])}: FIN is the first bit, "
-        "the "
-        f"opcode the last four. A peer would take it for another kind of frame, or wait for a part that never comes.",
+        f"the opcode the last four. A peer would take it for another kind of frame, or wait for a part that never comes.",
     )
     flagged = bool(data[1] & 0x80) if len(data) > 1 else False
     require(
@@ -89,8 +86,7 @@ def one_frame(encode, opcode, payload, fin, mask):
     require(
         data[size:head] == expected[size:head],
         f"After the length in your frame for {call} stands {data[size : size + 4].hex(' ') or 'nothing'}. The peer "
-        "takes the "
-        "four bytes there for the mask, so they have to be the mask itself.",
+        "takes the four bytes there for the mask, so they have to be the mask itself.",
     )
     require(
         data[head:] == expected[head:],
@@ -148,8 +144,7 @@ def whole(read, frame, wire, reserved, masked):
     require(
         found is not None,
         f"All {len(wire):,} bytes of {what} were there, and two bytes of the next one, and you returned None: this "
-        "reader would "
-        f"wait for ever. The header was {short(wire[:10])}.",
+        f"reader would wait for ever. The header was {short(wire[:10])}.",
     )
     require(
         hasattr(found, "opcode"),
@@ -181,8 +176,7 @@ def whole(read, frame, wire, reserved, masked):
     require(
         buffer == b"\x89\x00",
         f"Behind {what} stood two bytes of the next frame. After your function the buffer holds {len(buffer):,} bytes: "
-        "exactly "
-        "the bytes of the frame that you return have to go.",
+        "exactly the bytes of the frame that you return have to go.",
     )
     for cut in sorted({0, 1, 2, 3, 5, 9, 13, len(wire) - 1} & set(range(len(wire)))):
         given(f"The buffer held the first {cut} of the {len(wire):,} bytes of {what}.")
@@ -191,8 +185,7 @@ def whole(read, frame, wire, reserved, masked):
         require(
             found is None,
             f"Only {cut} of {len(wire):,} bytes of {what} had come, and your function returned a frame. TCP delivers in "
-            "pieces "
-            "as it likes: the rest would be taken for the next frame. Return None and wait.",
+            "pieces as it likes: the rest would be taken for the next frame. Return None and wait.",
         )
         require(
             buffer == wire[:cut],
@@ -231,8 +224,7 @@ def judge_agrees_with_the_library(judge, Frame):
         elif found is None:
             raise NotYet(
                 f"You let pass {what}: {short(wire)}. The library hangs up with {code}. Whoever lets it pass gives each "
-                "end its "
-                "own idea of what was said."
+                "end its own idea of what was said."
             )
         else:
             require(
@@ -328,15 +320,13 @@ def messages_come_out_whole(Messages, Frame, Refused):
     require(
         said == ["é", b"\xff"],
         f"A text frame with 'é' and a binary frame with ff came out as {said!r}. The opcode of the message decides: "
-        "text is "
-        "decoded and becomes a `str`, binary stays `bytes`.",
+        "text is decoded and becomes a `str`, binary stays `bytes`.",
     )
     said = heard(Messages(), (1, b"Hel", False), (0, b"", False), (0, b"lo", True), (1, b"!", True))
     require(
         said == [None, None, "Hello", "!"],
         f"'Hel', '' and 'lo' are three pieces of one message, then came '!'. You returned {said!r}: one value for each "
-        "frame, None "
-        "until a message is whole, and nothing of it left for the next one.",
+        "frame, None until a message is whole, and nothing of it left for the next one.",
     )
     code, said = refused(
         Messages(), (1, b"Hel", False), (9, b"still there?", True), (0, b"lo", True)
@@ -344,16 +334,14 @@ def messages_come_out_whole(Messages, Frame, Refused):
     require(
         said == [None, None, "Hello"],
         f"A ping came between two pieces, which is allowed; you answered {code or said!r}. A ping is no piece of the "
-        "message, and "
-        "no message: it must neither end up in the text nor end it.",
+        "message, and no message: it must neither end up in the text nor end it.",
     )
     try:
         said = heard(Messages(), (1, b"\xc3", False), (0, b"\xa9", True))
     except (UnicodeDecodeError, Refused) as error:
         raise NotYet(
             f"'é' is the two bytes c3 a9, and the cut went between them; your code ended in {type(error).__name__}. "
-            "Pieces are "
-            "cut anywhere: only the whole message has to be UTF-8."
+            "Pieces are cut anywhere: only the whole message has to be UTF-8."
         ) from None
     assert said == [None, "é"]
     for what, parts in {
@@ -421,7 +409,6 @@ def at_random(Messages, Frame):
         require(
             found == text,
             f"{text!r}, cut into {len(pieces)} pieces, came out as {found!r}. Any text is a message, also one without a "
-            "letter, "
-            "and any cut is allowed.",
+            "letter, and any cut is allowed.",
         )
     assert library.parser_exc is None

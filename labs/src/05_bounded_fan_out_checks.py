@@ -9,7 +9,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from helpers import byhand, serve, table
 from helpers.crowd import crowd, small_send_buffer
-from helpers.lab import NotYet, exercise, given, patience, require, show
+from helpers.lab import NotYet, exercise, given, patience, require, runs, show, until
 
 
 class Reader:
@@ -127,7 +127,7 @@ class House:
                 require(
                     reader.got == [*map(str, range(part[-1] + 1))],
                     f"{sleeper.name} stopped reading, and messages 0 to {part[-1]} were published. {reader.name}, who "
-                    f"reads, got {brief(reader.got)}. One sleeper holds up the others: only a task of "
+                    f"reads, got {runs(reader.got)}. One sleeper holds up the others: only a task of "
                     f"{sleeper.name}'s own may wait for {sleeper.name}.",
                 )
 
@@ -180,31 +180,6 @@ async def rounds(count=30):
         await asyncio.sleep(0)
 
 
-async def until(condition):
-    """Wait for what a right answer makes happen, and return whether it did."""
-    deadline, quick = time.monotonic() + patience(), 200
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        quick -= 1
-        await asyncio.sleep(0 if quick > 0 else 0.001)
-    return True
-
-
-def brief(numbers):
-    """Say which messages came, in runs: 0, 992 to 999."""
-    runs = []
-    for number in map(str, numbers):
-        if runs and number.isdecimal() and str(int(runs[-1][1]) + 1) == number:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-        if len(runs) > 6:
-            break
-    text = ", ".join(a if a == b else f"{a} to {b}" for a, b in runs[:6])
-    return (text or "nothing") + (", …" if len(runs) > 6 else "")
-
-
 @exercise(
     "05-offer",
     hints=(
@@ -237,12 +212,12 @@ def offer_drops_the_oldest(offer):
     held = [queue.get_nowait() for _ in range(32)]
     require(
         held == [str(n) for n in range(968, 1_000)],
-        f"1,000 messages were offered to a queue of 32 places that nobody read. It holds {brief(held)}. This policy keeps "
+        f"1,000 messages were offered to a queue of 32 places that nobody read. It holds {runs(held)}. This policy keeps "
         "the newest: a reader that wakes up wants to know how things are now.",
     )
     require(
         lost == [str(n) for n in range(968)],
-        f"1,000 were offered and 32 are held, so 968 were lost, 0 to 967. You returned {brief(lost)}. Return "
+        f"1,000 were offered and 32 are held, so 968 were lost, 0 to 967. You returned {runs(lost)}. Return "
         "the message that you have dropped: what nobody counts, nobody misses.",
     )
     return "1,000 offered, 32 kept, 968 returned: nothing is lost without a trace."
@@ -289,7 +264,7 @@ async def fan_out_is_bounded(Broadcaster):
     )
     require(
         late == ["0", "1", *map(str, range(992, 1_000))],
-        f"Cem slept from message 1 to 999, with limit=8, and then got {brief(late)}. The stated policy: drop the oldest, "
+        f"Cem slept from message 1 to 999, with limit=8, and then got {runs(late)}. The stated policy: drop the oldest, "
         "so that 992 to 999 are waiting.",
     )
     dropped = house.hall.dropped
@@ -349,7 +324,7 @@ async def latest_holds_one_of_each(Latest):
     got = [await asyncio.wait_for(started(latest.get(), "get"), patience()) for _ in range(2)]
     require(
         sorted(map(str, got)) == ["A2", "B1"],
-        f"A1, A2 and B1 were put, with the keys A and B; `get` gave {brief(got)}, not A2, B1. Of each key the newest, "
+        f"A1, A2 and B1 were put, with the keys A and B; `get` gave {runs(got)}, not A2, B1. Of each key the newest, "
         "once: A2 replaces A1.",
     )
     waiting = started(latest.get(), "get")
@@ -373,9 +348,8 @@ async def latest_holds_one_of_each(Latest):
     got.append(await asyncio.wait_for(started(latest.get(), "get"), patience()))
     require(
         sorted(map(str, got)) == [*map(str, range(990, 1_000)), "end"],
-        f"1,000 prices of ten stocks, then one key more: `get` gave {brief(got)}. Ten were waiting at most, 990 to 999, "
-        "and "
-        "then `end`.",
+        f"1,000 prices of ten stocks, then one key more: `get` gave {runs(got)}. Ten were waiting at most, 990 to "
+        "999, and then `end`.",
     )
     require(
         latest.replaced - before == 990,
@@ -403,8 +377,7 @@ async def latest_holds_one_of_each(Latest):
     hints=(
         "What is the first moment at which you know that a reader cannot keep up? And who waits for its goodbye?",
         "`close` waits for the client: give it a task of its own. Take the reader out at once, so that it is asked to "
-        "leave "
-        "once. And a handler that reads notices more than one that waits: `async for _ in connection: pass`.",
+        "leave once. And a handler that reads notices more than one that waits: `async for _ in connection: pass`.",
         "if queue.full(): del self.queues[connection]; self.evicted += 1; task = asyncio.create_task("
         'connection.close(1013, "too slow")); self.leaving.add(task); task.add_done_callback(self.leaving.discard). The '
         "handler takes out with pop(connection, None).",

@@ -1,10 +1,9 @@
-"""The checks of lab 07. Consumers are called as a server calls them, by clients that read, stall and leave when the "
-"check says so."""
+"""The checks of lab 07. Consumers are called as a server calls them, by clients that read, stall and leave when the check
+says so."""
 
 import asyncio
 import itertools
 import json
-import time
 from random import Random
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -12,15 +11,15 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.sync.client import connect
 
 from helpers import ladder, project, serve, table, tap
-from helpers.lab import NotYet, exercise, given, patience, require, show
+from helpers.lab import NotYet, exercise, given, patience, require, runs, show, until
 
 ROOMS = itertools.count(1)
 """So that no check meets what an earlier one has left behind."""
 
 
 class Visitor:
-    """A client, and what a server is to a consumer: `receive` and `send`. What is sent while it does not read has "
-    "arrived."""
+    """A client, and what a server is to a consumer: `receive` and `send`. What is sent while it does not read has
+    arrived."""
 
     def __init__(self, consumer, path, name, query="", takes=None):
         self.name = name
@@ -143,17 +142,6 @@ class House:
         return len(self.channels())
 
 
-async def until(condition):
-    """Wait for what a right answer makes happen, and return whether it did."""
-    deadline, quick = time.monotonic() + patience(), 200
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        quick -= 1
-        await asyncio.sleep(0 if quick > 0 else 0.001)
-    return True
-
-
 def parsed(text):
     try:
         message = json.loads(text)
@@ -163,23 +151,6 @@ def parsed(text):
             f'A client got {text!r}, and wanted JSON such as {{"number": 1, "text": "hello"}}. `json.dumps` also knows '
             "what to do with quotation marks in a text."
         ) from None
-
-
-def brief(numbers):
-    """Say which numbers came, in runs: 1 to 103, 153."""
-    runs = []
-    for number in numbers:
-        if runs and isinstance(number, int) and runs[-1][1] + 1 == number:
-            runs[-1][1] = number
-        elif len(runs) == 6:
-            return said(runs) + ", …"
-        else:
-            runs.append([number, number])
-    return said(runs) or "nothing"
-
-
-def said(runs):
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)
 
 
 @exercise(
@@ -240,8 +211,7 @@ def names_are_safe(group_name):
     require(
         many == 3_000,
         f"3,000 rooms have {many:,} groups: the part that tells them apart is too short, and strangers meet. Keep the "
-        "whole "
-        "digest; there is room for it.",
+        "whole digest; there is room for it.",
     )
     number = abs(hash("tea"))
     require(
@@ -282,8 +252,7 @@ async def leaves_no_zombie(Room):
         require(
             (ann.heard, ben.heard, cem.heard) == (["hello"], ["hello"], ["hi"]),
             f"Ann said hello in /tea/, then Cem said hi in /café Zoë/. Ann heard {ann.heard}, Ben, in /tea/ too, "
-            f"{ben.heard}, "
-            f"and Cem {cem.heard}. A room hears its own, and only that.",
+            f"{ben.heard}, and Cem {cem.heard}. A room hears its own, and only that.",
         )
         nobody = await house.enter("/", "Somebody")
         require(
@@ -314,8 +283,7 @@ async def leaves_no_zombie(Room):
             require(
                 house.members() <= before,
                 f"Dee comes to /tea/. Then she {way}. Her consumer has ended, and its channel is still in the group: a "
-                "zombie, "
-                f"for which messages are kept. {why}",
+                f"zombie, for which messages are kept. {why}",
             )
             if "unknown" in way:
                 require(
@@ -391,7 +359,7 @@ async def gaps_are_seen(Numbered):
         await house.hears(cem, 1)
         require(
             cem.numbers == [1],
-            f"Cem said the first word in his room, and it got the number {brief(cem.numbers)}. Cem would ask for what he "
+            f"Cem said the first word in his room, and it got the number {runs(cem.numbers)}. Cem would ask for what he "
             "missed, and there is nothing: each room has numbers of its own.",
         )
         given("Ben stopped reading, Ann said 150 things, Ben woke up, and Ann said one more.")
@@ -405,17 +373,17 @@ async def gaps_are_seen(Numbered):
         require(
             ben.numbers[-1] == 153 and len(ben.numbers) < 153,
             f"Ben did not read while Ann said 150 things; a channel holds 100. Of 153 messages he got {len(ben.numbers)}, "
-            f"with the numbers {brief(ben.numbers)}. He sees no gap, and believes that he knows everything. A number has "
+            f"with the numbers {runs(ben.numbers)}. He sees no gap, and believes that he knows everything. A number has "
             "to be given before the layer can drop the message, not after.",
         )
         missing = [n for n in range(1, 154) if n not in ben.numbers]
         rows = [
             {
                 "reader": "Ann, who reads",
-                "numbers": brief(ann.numbers),
+                "numbers": runs(ann.numbers),
                 "missing": 153 - len(ann.numbers),
             },
-            {"reader": "Ben, who slept", "numbers": brief(ben.numbers), "missing": len(missing)},
+            {"reader": "Ben, who slept", "numbers": runs(ben.numbers), "missing": len(missing)},
         ]
         show(table(rows, caption="153 messages, and a channel that holds 100"))
     return "The layer still drops without a word, but now Ben can tell that it did, and what."
@@ -496,7 +464,7 @@ async def nothing_is_missed(Lossless):
         await house.hears(cem, 3)
         require(
             cem.numbers == [148, 149, 150],
-            f"Cem came with ?after=147, when there were 150 messages. Your consumer sent {brief(cem.numbers)}. What he has "
+            f"Cem came with ?after=147, when there were 150 messages. Your consumer sent {runs(cem.numbers)}. What he has "
             "is `self.sent`; what he missed comes before any news.",
         )
         given("Dee came with ?after=150, and Ann spoke while your consumer looked into the log.")
@@ -512,7 +480,7 @@ async def nothing_is_missed(Lossless):
         require(
             dee.numbers == [151],
             f"While your consumer looked into the log for Dee, who came with ?after=150, Ann said the next thing. Dee got "
-            f"{brief(dee.numbers)}. The message came after the look and before the `group_add`: join first, look then.",
+            f"{runs(dee.numbers)}. The message came after the look and before the `group_add`: join first, look then.",
         )
         cuts, got = await cut_at_random(house, room, ann, log)
         members = house.members()
@@ -530,12 +498,12 @@ async def nothing_is_missed(Lossless):
 def whole(name, numbers, count, story):
     require(
         set(range(1, count + 1)) <= set(numbers),
-        f"{story}. {name} got {brief(numbers)} of {count}. What is in the log and was not sent has to follow with "
+        f"{story}. {name} got {runs(numbers)} of {count}. What is in the log and was not sent has to follow with "
         "the next event that does arrive.",
     )
     require(
         numbers == [*range(1, count + 1)],
-        f"{story}. {name} got {len(numbers)} messages, {brief(numbers)}: some twice, or out of order. Each event "
+        f"{story}. {name} got {len(numbers)} messages, {runs(numbers)}: some twice, or out of order. Each event "
         "says only that there is news; remember in `self.sent` what this client has been sent.",
     )
 

@@ -280,8 +280,7 @@ async def followed(follow, size, cuts):
     require(
         not verdict.duplicated,
         f"You asked for the right entries, and {verdict.duplicated[0] if verdict.duplicated else ''!r} was delivered "
-        "twice: "
-        "the server had sent it twice. What is written while it replays comes live as well, so look at the offset of "
+        "twice: the server had sent it twice. What is written while it replays comes live as well, so look at the offset of "
         "what comes.",
     )
     require(
@@ -372,8 +371,7 @@ async def said(say, texts, cuts=0, lose=0, name="ann"):
     require(
         not twice,
         f"{twice[0] if twice else ''!r} is in the log twice. Its ack was lost, and you said it again under another "
-        "number: for "
-        "the server that was somebody who says the same thing twice.",
+        "number: for the server that was somebody who says the same thing twice.",
     )
     require(
         log.gap is None,
@@ -389,8 +387,7 @@ async def said(say, texts, cuts=0, lose=0, name="ann"):
     require(
         returned,
         f"{len(log.texts)} of {len(texts)} texts are in the log, and your function went on without an end. "
-        "The last "
-        "thing that "
+        "The last thing that "
         f"the server heard was {json.dumps(heard[-1]) if heard else 'nothing'}.",
     )
     assert log.texts == texts
@@ -456,8 +453,7 @@ async def chat_survives_the_wire(chat, member, Log):
     require(
         not ended,
         f"Your client of {ended and ended[0]} returned, though others had more to say. A chat has no last entry: "
-        "`member` goes "
-        "on until the check ends it.",
+        "`member` goes on until the check ends it.",
     )
     require(
         not verdict.duplicated,
@@ -469,8 +465,7 @@ async def chat_survives_the_wire(chat, member, Log):
     require(
         not missing,
         f"{listed(missing)} never came into the log: what is said on a connection that is then cut is gone. On the next "
-        "one "
-        "say all again that has no ack.",
+        "one say all again that has no ack.",
     )
     require(
         verdict.exactly_once and verdict.in_order,
@@ -487,13 +482,11 @@ async def chat_survives_the_wire(chat, member, Log):
             got == order,
             f"{name} has everything, and another conversation than the log: at {first} the log has {order[first]!r}, and "
             f"{got[first]!r} was delivered. Deliver a text when it comes as an entry, your own, too: the server says "
-            "what came "
-            "first.",
+            "what came first.",
         )
     return (
         f"{fault.done} cuts, and each of {len(MEMBERS)} members has all {len(MEMBERS) * TEXTS} texts, once, each "
-        "sender's in "
-        "order. And the end, of course."
+        "sender's in order. And the end, of course."
     )
 
 

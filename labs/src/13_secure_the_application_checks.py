@@ -94,8 +94,7 @@ def only_own_pages_come_in(own_pages):
                 require(
                     code == 101,
                     f"{she}, at {page['origin']}, got {code}. A lock that keeps out its owner will "
-                    "be taken "
-                    "off. Look at how the headers are written in `headers`, and compare with each of your origins.",
+                    "be taken off. Look at how the headers are written in `headers`, and compare with each of your origins.",
                 )
                 continue
             require(not (code == 101 and entered), f"{she} got in: {why}")
@@ -206,8 +205,7 @@ def rooms_are_for_their_members(Guarded):
         a_membership_ends(members, ada, grace)
     return (
         "Members heard each other; Eve heard nothing, was heard nowhere but in the lobby, and under her own name; and "
-        "Grace's "
-        "membership ended while she sat in the room."
+        "Grace's membership ended while she sat in the room."
     )
 
 
@@ -225,8 +223,7 @@ def members_come_in(ada, grace, eve):
         require(
             got["type"] == "joined",
             f"{who} is a member of {room} and asked to join it; she got {got['type']}. Compare `self.name` with the "
-            "names in "
-            "`self.members[room]`, and let members in as before.",
+            "names in `self.members[room]`, and let members in as before.",
         )
 
 
@@ -239,14 +236,12 @@ def an_outsider_listens(ada, eve):
         require(
             not got or got[-1]["type"] != "closed",
             f"Eve asked to join staff, and her connection was closed{code_of(got)}. So is that of a member who mistypes "
-            "a room, "
-            "with all that she had joined. `refuse` answers, and the connection stays.",
+            "a room, with all that she had joined. `refuse` answers, and the connection stays.",
         )
         require(
             got,
             "Eve asked for something that is not for her, and got no answer: her page waits for ever, and so would "
-            "that of a "
-            "member who has mistyped a room. Call `refuse`.",
+            "that of a member who has mistyped a room. Call `refuse`.",
         )
         given('Eve said "still here" in the lobby, where Ada and she are members.')
         until(ada, "still here")
@@ -268,8 +263,7 @@ def an_outsider_listens(ada, eve):
         require(
             not heard,
             "Eve was refused, and heard all the same what Ada said in staff: after the refusal your `join` went on. "
-            "`return` "
-            "there.",
+            "`return` there.",
         )
 
 
@@ -436,14 +430,12 @@ async def tokens_end(Desk):
     require(
         not still,
         f"After the logout {len(still)} of the 2 connections that were opened with that token are still open. Nobody "
-        "asks for "
-        "a token again on an open connection: close each of them, and `await` it.",
+        "asks for a token again on an open connection: close each of them, and `await` it.",
     )
     require(
         page.codes == other.codes == [4401],
         f"At the logout the two connections were closed with {page.codes[0]} and {other.codes[0]}. A page cannot tell "
-        "that from "
-        "a network that is gone, and comes back again and again: say 4401.",
+        "that from a network that is gone, and comes back again and again: say 4401.",
     )
     require(
         not gone.codes,
@@ -453,8 +445,7 @@ async def tokens_end(Desk):
     require(
         not (telephone.codes or eve.codes),
         "Ada logged out on one device, and the other one was closed, too: her telephone has a token of its own. End "
-        "what was "
-        "opened with this token.",
+        "what was opened with this token.",
     )
     worthless(desk, first, "after the logout")
     given("Ada's telephone, which has a token of its own, connected anew.")
@@ -467,8 +458,7 @@ async def tokens_end(Desk):
     require(
         page.back_as is None,
         "While you were closing, the page came back with the same token and was let in: its new connection is open, "
-        "and on no "
-        "list that you will look at. End the token before you close anything.",
+        "and on no list that you will look at. End the token before you close anything.",
     )
     given("The check called log_out a second time with the same token.")
     await desk.log_out(first)
@@ -545,8 +535,7 @@ def bucket_drips(meter, clock):
     require(
         fast[5],
         "With burst=5, six messages came at the same moment, and `too_fast` returned False for the last of them. "
-        "Nothing has "
-        "dripped in between: there is no sixth drop.",
+        "Nothing has dripped in between: there is no sixth drop.",
     )
     given("Ada sent her first message, when Eve's bucket was empty.")
     require(
@@ -569,8 +558,7 @@ def bucket_drips(meter, clock):
         fast[2],
         "Grace sent five messages, and 2 s later there are 2 drops again, and a third message passed, too. Add what "
         "has dripped in the time since "
-        "the last "
-        "look, and no more.",
+        "the last look, and no more.",
     )
     for _ in range(10):
         meter.too_fast("eve")
@@ -578,8 +566,7 @@ def bucket_drips(meter, clock):
     require(
         not meter.too_fast("eve"),
         "Eve asked ten times with an empty bucket, waited a second, and was refused again: being refused cost her "
-        "drops that "
-        "she did not have. A program that tries again in a loop would never come back.",
+        "drops that she did not have. A program that tries again in a loop would never come back.",
     )
     given("Hedy emptied her bucket, and asked again each half second; per_second is 1.")
     for _ in range(5):
@@ -598,8 +585,7 @@ def bucket_drips(meter, clock):
     require(
         passed == 5,
         f"After an hour of silence {passed} messages passed at the same moment, with burst=5. A bucket holds what it "
-        "holds; "
-        "otherwise patience is a weapon.",
+        "holds; otherwise patience is a weapon.",
     )
 
 
@@ -609,8 +595,7 @@ def places_are_counted(meter):
     require(
         [bool(found) for found in answers] == [True] * 3 + [False] * 2 + [True],
         f"With connections=3, the answers to five times `enter` were {', '.join(map(str, answers[:5]))}, and to Ada's "
-        "first "
-        f"{answers[5]}. Three places a name: return True for them, and False for every other.",
+        f"first {answers[5]}. Three places a name: return True for them, and False for every other.",
     )
     given("One of Eve's three connections left.")
     meter.leave("eve")
@@ -618,8 +603,7 @@ def places_are_counted(meter):
     require(
         again == [True, False],
         "One of the three left, and nobody could take her place: those that you had refused are counted as well, and "
-        "they will "
-        "never leave. Count who comes in."
+        "they will never leave. Count who comes in."
         if not again[0]
         else "One of the three left, and two came in.",
     )
@@ -803,8 +787,7 @@ class Battery:
                 require(
                     time.monotonic() < deadline,
                     "Mallory had three connections and closed one. She came again, and was refused: her place was "
-                    "never given "
-                    "back. Who reconnects three times, as every telephone does, is out for ever.",
+                    "never given back. Who reconnects three times, as every telephone does, is out for ever.",
                 )
                 time.sleep(0.05)
 

@@ -117,8 +117,7 @@ async def notes(Presence, one, two, room, other):
         later == [],
         f"The last note was renewed at second 30, and at second 99 you still listed {later}. A node that is killed removes "
         "nothing, so a note has to end by itself, at the second that `now` counts; a TTL of the store's would go by "
-        "its own "
-        "clock.",
+        "its own clock.",
     )
     require(
         now == ["Ann"],
@@ -163,8 +162,7 @@ async def notes(Presence, one, two, room, other):
     require(
         here == ["Cleo", "Dan"],
         f"Cleo was noted, node 0 started again, and then Dan was noted there; you listed {here}. A node that starts "
-        "anew is "
-        "not alone: the store holds the notes of all the others.",
+        "anew is not alone: the store holds the notes of all the others.",
     )
 
 
@@ -189,8 +187,7 @@ async def odd_names(first, second):
         require(
             (here, left) == (sorted(["Cleo", user]), ["Cleo"]),
             f"A user has the name {user!r}, and the tab {tab!r}. Beside Cleo you listed {here}, and after the goodbye "
-            f"{left}. A "
-            "note from which the name cannot be read for certain lets somebody look like somebody else.",
+            f"{left}. A note from which the name cannot be read for certain lets somebody look like somebody else.",
         )
 
 
@@ -199,8 +196,7 @@ async def odd_names(first, second):
     hints=(
         "Node 1 sweeps between two of your commands. Which of your answers is then no longer true?",
         "Ask for what has lapsed, remove what has lapsed, and ask for what is left: three commands in one transaction. "
-        "Without "
-        "`await`, a command of a pipeline waits for `execute`.",
+        "Without `await`, a command of a pipeline waits for `execute`.",
         'async with self.store.pipeline(transaction=True) as pipe: pipe.zrange(self.key, "-inf", now, byscore=True); '
         'pipe.zremrangebyscore(self.key, "-inf", now); pipe.zrange(self.key, 0, -1); lapsed, _, left = await pipe.execute()',
     ),
@@ -234,8 +230,7 @@ async def alone(Register, one, two):
         require(
             gone == ["Ben"],
             "Somebody asked who is here, and nobody was told that Ben has gone: after a question, `here`, the sweep at "
-            "second "
-            f"40 returned {gone}. Only a sweep may remove what has lapsed, because only a sweep says so.",
+            f"second 40 returned {gone}. Only a sweep may remove what has lapsed, because only a sweep says so.",
         )
         given("Node 1 swept at second 40, after node 0 had.")
         gone = listed(await second.sweep(40), "`sweep`")
@@ -284,14 +279,12 @@ async def together(Register, url, two):
                 require(
                     gone + said != ["Ben", "Ben"],
                     f"Two nodes swept at once. Node 1 said {said}, node 0 {gone}: the history says twice that Ben has "
-                    "left. "
-                    "Between your question and your next command there was time for the other node's.",
+                    "left. Between your question and your next command there was time for the other node's.",
                 )
                 require(
                     gone + said == ["Ben"],
                     f"Ben's note had lapsed, and two nodes swept. Node 1 said {said}, node 0 {gone}: nobody said that "
-                    "Ben has "
-                    "left. He was noted by the other node, which may be the one that is dead.",
+                    "Ben has left. He was noted by the other node, which may be the one that is dead.",
                 )
                 if times < before:
                     return times
@@ -307,8 +300,7 @@ async def together(Register, url, two):
                     (here, gone) == (["Ben"], []),
                     f"Ben came back in the middle of your sweep, before it spoke to the store for time number {before}. It "
                     f"returned {gone}, and then `here` listed {here}. He had a new note, and your sweep removed the new "
-                    "note: "
-                    "he is in the room, and not on the list; or you said that he has gone while he has not.",
+                    "note: he is in the room, and not on the list; or you said that he has gone while he has not.",
                 )
             finally:
                 meanwhile = None
@@ -368,8 +360,7 @@ def the_list_outlives_a_node(Register, node):
     show(in_processes(Register, node))
     return (
         "A node was killed and came back, a laptop was shut, a line was cut, and the list was right. Nobody had to "
-        "tell it that "
-        "a process died."
+        "tell it that a process died."
     )
 
 
@@ -411,14 +402,12 @@ def in_the_kernel(Register, node, url):
             require(
                 "Ann" in names,
                 f"At second 31 Ann, who had said something at second 20, was no longer listed: {names}. Each message "
-                "renews the "
-                "note of the one who sent it.",
+                "renews the note of the one who sent it.",
             )
             require(
                 "Ben" not in names,
                 f"Ben has said nothing since second 0, and at second 31 the list is {names}. A connection that is open "
-                "is no "
-                "sign of life: renew a note when this client says something, at `clock()`, and at no other time.",
+                "is no sign of life: renew a note when this client says something, at `clock()`, and at no other time.",
             )
             ben.alive()
             ben.socket.close()
@@ -426,8 +415,7 @@ def in_the_kernel(Register, node, url):
             require(
                 "Ben" not in names,
                 f"Ben closed his connection, and the list is still {names}. He has said goodbye with a close frame: "
-                "this is "
-                "the moment to `leave`.",
+                "this is the moment to `leave`.",
             )
             cleo = Tab(stack, server, "Cleo")
             cleo.socket.socket.shutdown(socket.SHUT_RDWR)
@@ -435,8 +423,7 @@ def in_the_kernel(Register, node, url):
             require(
                 "Cleo" not in names,
                 f"Cleo's line was cut, and the list is still {names}. Her connection broke, without a close frame, and "
-                "your "
-                "handler ended by an exception: `leave` has to be reached then, too.",
+                "your handler ended by an exception: `leave` has to be reached then, too.",
             )
             elsewhere = Register(store, room)
             said = [server.run(one.sweep(51)) for one in (register, elsewhere)]
@@ -526,8 +513,7 @@ def in_processes(Register, node):
 
 APART = (
     " This was in a process of its own, which has the text of your three cells and nothing else of this notebook: what "
-    "they "
-    "use has to be imported, or defined, in them."
+    "they use has to be imported, or defined, in them."
 )
 
 
@@ -536,8 +522,7 @@ def untouched(names, expected):
     require(
         names == expected,
         f"{', '.join(expected)} are noted, on two nodes, of which one has started after the first notes were made. "
-        "Asked there, "
-        f"who is here, your code said {names}. A process that starts must not touch the notes of the others.",
+        f"Asked there, who is here, your code said {names}. A process that starts must not touch the notes of the others.",
     )
     return names
 
@@ -561,8 +546,7 @@ def a_killed_node(nodes, stack):
     require(
         names == ["Ann", "Ben", "Cleo"],
         f"Ann has a tab on each of two processes. She closed the one on node 1, and the list is {names}. Two processes "
-        "count "
-        "alike, so the note that was removed was that of her other tab: a tab needs a name that nobody else gives.",
+        "count alike, so the note that was removed was that of her other tab: a tab needs a name that nobody else gives.",
     )
     note(1, "Ann closes her tab on node 1", names)
     for clock in clocks:

@@ -99,11 +99,9 @@ async def acknowledged(person, name, text="…"):
     hints=(
         "From which moment on can nothing new get into the batch?",
         "`self.people` holds the connections, and each handler takes its own out when it ends. Close all of them at "
-        "once, with "
-        "`asyncio.gather`, and keep the batch last.",
+        "once, with `asyncio.gather`, and keep the batch last.",
         "self.draining = True; await asyncio.gather(*(person.close(1012) for person in list(self.people))); while "
-        "self.people: "
-        "await asyncio.sleep(0.001); await self.keep()",
+        "self.people: await asyncio.sleep(0.001); await self.keep()",
     ),
 )
 async def nothing_is_owed(Node):
@@ -130,8 +128,7 @@ async def a_debt(Node):
         require(
             status == 200,
             f"Before any drain, /ready was answered with {status}. A balancer sends nobody to a node of which it does "
-            "not know "
-            "that it is ready; 200 says so.",
+            "not know that it is ready; 200 says so.",
         )
         given("Ann connected, and three of her entries were acknowledged.")
         async with client(port) as ann:
@@ -174,8 +171,7 @@ async def a_debt(Node):
         require(
             code == 1012,
             f"Ann's connection ended with {code}. Only 1012, service restart, says: come back, elsewhere; 1000 says "
-            "that all is "
-            "done.",
+            "that all is done.",
         )
 
 
@@ -184,8 +180,7 @@ def refused(status, newcomer, when):
     require(
         (status, newcomer) == (503, 503),
         f"{when}, /ready was answered with {status}, and a newcomer got {newcomer} (101 is in). A node that drains "
-        "refuses with "
-        "503, from the first moment: else the first one you send away comes straight back in.",
+        "refuses with 503, from the first moment: else the first one you send away comes straight back in.",
     )
 
 
@@ -224,8 +219,7 @@ async def a_write(Node):
         require(
             not early,
             "A batch was full, and a handler was in the middle of a write, and your `drain` had returned. Whoever "
-            "kills the "
-            "process now loses ten acknowledged entries: wait until `people` is empty.",
+            "kills the process now loses ten acknowledged entries: wait until `people` is empty.",
         )
         refused(*newcomer, "In the middle of your drain")
 
@@ -266,8 +260,7 @@ class Wire:
         require(
             shape and all(isinstance(m, (tuple, list)) and len(m) == 2 for m in hello[1]),
             f"`hello()` has to return two things, a path and a list of messages, each of them as `say` made it; yours "
-            "returned "
-            f"{hello!r}.",
+            f"returned {hello!r}.",
         )
         path, messages = hello
         self.up, self.down = [list(message) for message in messages], []
@@ -306,8 +299,7 @@ def cut_again_and_again(Client):
         require(
             shown is None or isinstance(shown, str),
             f"The server sent {json.dumps(message)}, and `take` returned {shown!r}. It has to return the text of a new "
-            "entry, or "
-            "None.",
+            "entry, or None.",
         )
         if shown is not None:
             history.received(shown, name)
@@ -342,8 +334,7 @@ def cut_again_and_again(Client):
         require(
             wire.told == len(journal),
             f"{name.title()} has all {len(journal)} entries, and asks for those from {wire.told} on. A thousand who "
-            "come back and "
-            "ask for a whole journal are a second herd: put the number that you have into the path.",
+            "come back and ask for a whole journal are a second herd: put the number that you have into the path.",
         )
     return verdict
 
@@ -361,20 +352,17 @@ def judged(verdict, journal):
     require(
         twice == [],
         f"{len(twice)} texts are in the journal more than once, the first is {twice[:1]}. The journal knows an entry by "
-        "its "
-        "name, so one with a new name is a new one: send it again as it was.",
+        "its name, so one with a new name is a new one: send it again as it was.",
     )
     require(
         verdict.lost == [],
         f"{len(verdict.lost)} copies were never shown, the first is {verdict.lost[:1]}; in the journal it is. While it "
-        "was away "
-        "others wrote, and a client gets that by the number of entries that it has: have=12 after entry 11.",
+        "was away others wrote, and a client gets that by the number of entries that it has: have=12 after entry 11.",
     )
     require(
         verdict.duplicated == [],
         f"{verdict.duplicated[:1]} was shown twice. The number says whether you have an entry; `take` returns None for "
-        "one that "
-        "you have.",
+        "one that you have.",
     )
     require(
         verdict.reordered == [],
@@ -399,8 +387,7 @@ def pauses(Client):
     require(
         most <= 250,
         f"A node closed all its connections, and {most} of 1,000 people came back within the same tenth of the time. "
-        "They all "
-        "knock at once, at the nodes that are left: let chance spread them.",
+        "They all knock at once, at the nodes that are left: let chance spread them.",
     )
     require(
         sum(fourth) > 3 * sum(first),
@@ -414,8 +401,7 @@ def pauses(Client):
     hints=(
         "Name for each step what a newcomer would meet if it came too early.",
         "Nobody new, then drain, then stop; start, and ask `ready` until it says so; then newcomers again. And only "
-        "then the "
-        "next machine.",
+        "then the next machine.",
         "for machine in machines: use all others; drain; stop; start; while not await machine.ready(): await "
         "asyncio.sleep(0.01); use all.",
     ),
@@ -473,8 +459,7 @@ def reported(fleet, people, rounds):
     require(
         lost == [],
         f"{len(lost)} entries were acknowledged and are in no journal. They were in the batch of a process that you "
-        "stopped "
-        "before it had paid its debts.",
+        "stopped before it had paid its debts.",
     )
     codes = Counter(code for person in people for code in person.codes)
     show(
