@@ -134,7 +134,7 @@ def busy_cell(part: Part) -> None:
 
 
 def meter_cost(part: Part) -> None:
-    """P3: what measuring costs."""
+    """P3: an echo through a tap against a direct one, on one processor; and one reading of the clock against an echo."""
     for name in ("websockets", "Channels"):
         stack, ratios, trips = STACKS[name], [], []
         with (
