@@ -36,7 +36,7 @@ def dispatched(text):
         "What would a client make of a line of your text that has no field name in front of it?",
         "Every line of the text needs a `data: ` of its own, the empty ones too. Which method splits a text and keeps "
         "empty pieces?",
-        'lines = data.replace("\\r\\n", "\\n").replace("\\r", "\\n").split("\\n"); one f"data: {line}\\n" for each, '
+        '`lines = data.replace("\\r\\n", "\\n").replace("\\r", "\\n").split("\\n")`; one `f"data: {line}\\n"` for each, '
         "then an empty line.",
     ),
 )
@@ -55,11 +55,11 @@ def event_is_what_the_browser_gets(event):
         "a\u2028b": "Nothing but CR and LF ends a line for the client: this text is one line. `splitlines` knows more "
         "ends, U+2028 among them.",
     }.items():
-        given(f"The check called event(7, {data!r}).")
+        given(f"The check called `event(7, {data!r})`.")
         text = event(7, data)
         require(
             isinstance(text, str),
-            f"event(7, {data!r}) returned {type(text).__name__}. The stream is made of what you `return`: "
+            f"`event(7, {data!r})` returned {type(text).__name__}. The stream is made of what you `return`: "
             "one `str` in which the lines end with newlines.",
         )
         events, _ = dispatched(text + "id: 8\ndata: the next one\n\n")
@@ -82,7 +82,7 @@ def event_is_what_the_browser_gets(event):
     hints=(
         "Which update is at position 0 of your list, once the oldest have been thrown away?",
         "Keep pairs of id and data, and count the ids on their own. `since` need not know a position: it can compare ids.",
-        "Bad or future id: return all you keep. Else [(id, data) for id, data in self.kept if id > int(last_id)].",
+        "Bad or future id: return all you keep. Else `[(id, data) for id, data in self.kept if id > int(last_id)]`.",
     ),
 )
 def journal_forgets_nothing_too_early(Journal):
@@ -130,11 +130,11 @@ def journal_forgets_nothing_too_early(Journal):
 
 
 def asked(journal, last_id, wanted, why):
-    given(f"The check called since({last_id!r}); the latest id was {journal.latest}.")
+    given(f"The check called `since({last_id!r})`; the latest id was {journal.latest}.")
     found = journal.since(last_id)
     require(
         found == wanted,
-        f"since({last_id!r}) returned {brief(found)}, not {brief(wanted)}; the latest id was "
+        f"`since({last_id!r})` returned {brief(found)}, not {brief(wanted)}; the latest id was "
         f"{wanted[-1][0] if wanted else last_id}. {why}",
     )
 
@@ -243,8 +243,8 @@ def few(ids):
         "Between two looks at the feed, an update may be published. Who notices?",
         "Fix where you start before the first `await`. Then again and again: send everything `since` that id, remember "
         "the id of each one sent, wait for news after it.",
-        "last = feed.latest if last_id is None else last_id; head; while True: for last, data in feed.since(last): await "
-        "send(…); await feed.news(last).",
+        "`last = feed.latest if last_id is None else last_id`; the head; then, in `while True:`, first `for last, data in "
+        "feed.since(last): await send(…)`, and after it `await feed.news(last)`.",
     ),
 )
 async def stream_loses_nothing(stream):
