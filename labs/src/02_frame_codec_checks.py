@@ -29,8 +29,8 @@ def short(data):
         "Write down, for 5 bytes, for 300 and for 70,000: what is in the second byte, and what comes after it?",
         "Start from the `length` of notebook 02. What differs when the frame has no mask? `to_bytes(2)` writes a "
         "number in two bytes, big end first.",
-        "first = fin << 7 | opcode; flag = 0 if mask is None else 0x80; then three cases for the length; then the "
-        "mask, if any; and last the payload, each byte XORed with mask[i % 4].",
+        "`first = fin << 7 | opcode`; `flag = 0 if mask is None else 0x80`; then three cases for the length; then the mask, "
+        "if any; and last the payload, each byte XORed with `mask[i % 4]`.",
     ),
 )
 def encode_is_what_the_library_reads(encode):
@@ -53,7 +53,7 @@ def encode_is_what_the_library_reads(encode):
 
 def one_frame(encode, opcode, payload, fin, mask):
     what = f"a {NAMES[opcode]} frame of {len(payload):,} bytes"
-    call = f"encode({opcode}, <{len(payload)} bytes>, fin={fin}, mask={'None' if mask is None else 'MASK'})"
+    call = f"`encode({opcode}, <{len(payload)} bytes>, fin={fin}, mask={'None' if mask is None else 'MASK'})`"
     given(f"The check called {call}.")
     data = encode(opcode, payload, fin=fin, mask=mask)
     require(
@@ -111,9 +111,10 @@ def bits(data):
     "02-read",
     hints=(
         "How many bytes do you need before you know how many bytes you need?",
-        "Work out where the header ends without taking anything away; compare with len(buffer); take away only when "
-        "all is there.",
-        "end = start + length; if len(buffer) < end: return None; payload = bytes(buffer[start:end]); del buffer[:end].",
+        "Work out where the header ends without taking anything away; compare with `len(buffer)`; take away only when all "
+        "is there.",
+        "`end = start + length`; `if len(buffer) < end: return None`; `payload = bytes(buffer[start:end])`; `del "
+        "buffer[:end]`.",
     ),
 )
 def read_takes_whole_frames(read):
@@ -200,8 +201,8 @@ def whole(read, frame, wire, reserved, masked):
         "Which of the rules can be checked on every frame, which only on close, ping and pong, which only on close?",
         "Opcodes of 8 and more are control frames. A close frame is empty, or begins with two bytes of code. Two "
         "ranges and three exceptions say which code may be sent; the rest of the payload is the reason.",
-        "code = int.from_bytes(frame.payload[:2]); legal = 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or "
-        "3000 <= code <= 4999; and the rest of the payload: try to decode it, UnicodeDecodeError means 1007.",
+        "`code = int.from_bytes(frame.payload[:2])`; `legal = 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or "
+        "3000 <= code <= 4999`; and the rest of the payload: try to decode it, `UnicodeDecodeError` means 1007.",
     ),
 )
 def judge_agrees_with_the_library(judge, Frame):
@@ -298,7 +299,7 @@ def as_frame(Frame, wire):
         "Keep the opcode of the first piece, and the pieces as bytes. Decode once, when the last piece is there. "
         "Control frames "
         "pass by without touching any of it.",
-        "if frame.opcode >= 8: return None; (frame.opcode == 0) == (self.opcode is None) is the mistake in both "
+        "`if frame.opcode >= 8: return None`; `(frame.opcode == 0) == (self.opcode is None)` is the mistake in both "
         "directions.",
     ),
 )
