@@ -160,7 +160,7 @@ def parsed(text):
         "same length?",
         "A digest: `sha256(room.encode()).hexdigest()` is 64 characters of 0 to 9 and a to f, another for each text, and "
         "the same in every process.",
-        'Put the two together: return "room_" + sha256(room.encode()).hexdigest()',
+        'Put the two together: `return "room_" + sha256(room.encode()).hexdigest()`.',
     ),
 )
 def names_are_safe(group_name):
@@ -228,8 +228,8 @@ def names_are_safe(group_name):
         "Which piece of code runs whichever way a consumer ends, also when it is cancelled?",
         "`try: await super().__call__(scope, receive, send)`, and the discard in `finally`. Remember the group before you "
         "join it; a visitor who was refused has none.",
-        "finally: if self.group: await self.channel_layer.group_discard(self.group, self.channel_name). In `connect`: "
-        "self.group = …, group_add, accept; or close, if there is no name.",
+        "In `finally`: `if self.group: await self.channel_layer.group_discard(self.group, self.channel_name)`. In "
+        "`connect`: `self.group = …`, `group_add`, `accept`; or `close`, if there is no name.",
     ),
     deadline=20.0,
 )
@@ -331,8 +331,8 @@ async def one_way_out(house, way):
     hints=(
         "Who knows that a message exists: the one that sends it into the group, or the one that gets it out, perhaps?",
         "Count in `receive`, one count for each group, shared by all consumers; put the number into the event.",
-        'self.numbers[self.group] += 1, then {"type": "room.said", "number": self.numbers[self.group], "text": …} into the '
-        "group; `room_said` sends json.dumps of number and text.",
+        '`self.numbers[self.group] += 1`, then `{"type": "room.said", "number": self.numbers[self.group], "text": …}` into '
+        "the group; `room_said` sends `json.dumps` of number and text.",
     ),
     deadline=20.0,
 )
@@ -385,7 +385,7 @@ async def gaps_are_seen(Numbered):
             },
             {"reader": "Ben, who slept", "numbers": runs(ben.numbers), "missing": len(missing)},
         ]
-        show(table(rows, caption="153 messages, and a channel that holds 100"))
+        show(table(rows, caption="153 messages, 100 places"))
     return "The layer still drops without a word, but now Ben can tell that it did, and what."
 
 
@@ -421,8 +421,9 @@ class Log:
         "What if the event in the group carried nothing at all but: there is news? What would each consumer do with it?",
         "Keep `self.sent`, and at each piece of news send everything that the log has since. A dropped event does no harm "
         "then: one is dropped when the channel is full, and those that fill it are still to be handled.",
-        "connect: super().connect() first, then what the log has since self.sent. receive: append, then group_send. "
-        "room_news: for number, text in await self.log.since(self.group, self.sent): send, self.sent = number.",
+        "In `connect`: `await super().connect()` first, then what the log has since `self.sent`. In `receive`: append, then "
+        "`group_send`. In `room_news`: `for number, text in await self.log.since(self.group, self.sent)`, send it, and "
+        "`self.sent = number`.",
     ),
     deadline=30.0,
 )
