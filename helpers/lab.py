@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import dataclasses
+import gc
 import html
 import inspect
 import json
@@ -18,6 +19,7 @@ import sys
 import sysconfig
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -220,11 +222,11 @@ class Result:
         label = self._LABEL.get(self.state, "")
         said = f"<p style='margin:.25em 0'><strong>{label}</strong> {_marked(self.message)}</p>"
         if self.printed:
-            lines = html.escape("\n".join(self.printed))
-            said += f"<p style='margin:.25em 0'>Your code printed:</p><pre>{lines}</pre>"
+            lines = "\n".join(self.printed)
+            said += f"<p style='margin:.25em 0'>Your code printed:</p>{_pre(lines)}"
         for thing in self.shown:
             form = getattr(thing, "_repr_html_", None)
-            said += form() if form else f"<pre>{html.escape(repr(thing))}</pre>"
+            said += form() if form else _pre(repr(thing))
         if self.offer:
             said += f"<p style='margin:.25em 0'>{_marked(self.offer)}</p>"
         return _box(said, f"Check of {self.exercise}", self._COLOUR.get(self.state, "error"))
@@ -243,7 +245,7 @@ class Words:
     def _repr_html_(self) -> str:
         said = f"<p style='margin:.25em 0'>{_marked(self.text)}</p>"
         if self.code:
-            said += f"<pre>{html.escape(self.code)}</pre>"
+            said += _pre(self.code)
         return _box(said, "Help", "info")
 
 
@@ -253,6 +255,11 @@ def _marked(text: str) -> str:
     if len(parts) % 2 == 0:
         return "`".join(parts)
     return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))
+
+
+def _pre(text: str) -> str:
+    """Return lines as HTML that keeps them: JupyterLab by itself breaks long ones in the middle of a word."""
+    return f'<pre style="white-space:pre;overflow-x:auto">{html.escape(text)}</pre>'
 
 
 def _box(inside: str, label: str, colour: str) -> str:
@@ -330,6 +337,10 @@ def check(id: str, *answers: Any) -> Result:
     """
     global _latest
     result = _Run(find(id), answers).result()
+    if result.state not in (CORRECT, NOT_ATTEMPTED):
+        with warnings.catch_warnings():  # or what nobody awaited is warned of below some later cell
+            warnings.simplefilter("ignore", RuntimeWarning)
+            gc.collect()
     _latest = id
     progress = _progress.setdefault(id, _Progress())
     progress.solved |= result.correct
@@ -419,8 +430,9 @@ class _Run:
         """Run the check, and return what it found."""
         deadline = min(self.exercise.deadline, _most)
         begin = time.monotonic()
-        hook = threading.excepthook
+        hook, unraisable = threading.excepthook, sys.unraisablehook
         threading.excepthook = lambda failure: self._hear("", failure.exc_value)
+        sys.unraisablehook = lambda lost: None if lost.exc_type is _Stopped else unraisable(lost)
         try:
             with prints_apart(), watching(self._hear):
                 self._thread.start()
@@ -432,7 +444,7 @@ class _Run:
             self._end()
             raise
         finally:
-            threading.excepthook = hook
+            threading.excepthook, sys.unraisablehook = hook, unraisable
         result = self._judged(deadline)
         result.seconds = time.monotonic() - begin
         return result
@@ -487,10 +499,17 @@ class _Run:
     def _release(self) -> None:
         """End what the learner's code still does in threads that this check has brought it into, so that servers can stop."""
         held = self._held()
-        if held:
+        for _ in range(5):
+            if not held:
+                return
             time.sleep(0.02)
-            for thread in held & self._held():
-                _raise_in(thread)
+            held &= self._held()
+            self._insist(held)
+
+    def _insist(self, threads: set[int]) -> None:
+        """Raise once more where it was lost: what is raised in a finalizer, or a callback, goes nowhere."""
+        for thread in threads.intersection(_threads_in_learners_code()):
+            _raise_in(thread)
 
     def _held(self) -> set[int]:
         apart = {threading.get_ident(), self._thread.ident, threading.main_thread().ident}
@@ -514,7 +533,9 @@ class _Run:
                 return
         if not self._ended and self._thread.ident is not None:
             _raise_in(self._thread.ident)
-            self._joined(GRACE)
+            deadline = time.monotonic() + GRACE
+            while not self._joined(0.001) and time.monotonic() < deadline:
+                self._insist({self._thread.ident})
 
     def _judged(self, deadline: float) -> Result:
         self._fix()
@@ -576,12 +597,13 @@ class _Run:
             )
         return (
             RAISED,
-            f"The check could not go on with your answer: {type(error).__name__}: {error}.{after}",
+            f"The check could not go on with your answer: {type(error).__name__}: {str(error).rstrip('.:')}.{after}",
         )
 
     def _printed(self, most: int = 12) -> list[str]:
-        more = len(self._lines) - most
-        return self._lines[:most] + ([f"… and {more} more lines"] if more > 0 else [])
+        lines = [line for line in self._lines if "Enable tracemalloc" not in line]
+        more = len(lines) - most
+        return lines[:most] + ([f"… and {more} more lines"] if more > 0 else [])
 
 
 def _raised(who: str, error: BaseException) -> str:
