@@ -11,9 +11,10 @@ PYTHON ?= python3
 PY := .venv/bin/python
 endif
 
-# What `make test` proves, in this order; each part runs with the network cut down to loopback.
+# What `make test` proves, in this order; each part runs with the network cut down to loopback. The tests wait more than they
+# work: three at a time fill two cores.
 OFFLINE := $(PY) -I helpers/authoring/offline.py
-PYTEST := $(PY) -m pytest -n 2 -p helpers.authoring.schedule --nbval tests notebooks labs/solutions
+PYTEST := $(PY) -m pytest -n 3 -p helpers.authoring.schedule --nbval tests notebooks labs/solutions
 
 # Do nothing, and say nothing, when the set-up $(1) (lab or test) is finished and up to date.
 # Python itself may be missing or too old to read the script that does the rest.
