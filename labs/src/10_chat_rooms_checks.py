@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 from unittest import mock
 
@@ -28,7 +29,7 @@ def short(thing):
         "What has a length that you know, letters that you know, and is another one for every other name?",
         "A hash has: `hashlib.sha256(…).hexdigest()` is 64 letters and digits. It wants bytes; which encoding takes every "
         "text that JSON can carry?",
-        'Not a `str`: None. Else "room." + sha256(json.dumps(room).encode()).hexdigest().',
+        'Not a `str`: `None`. Else `"room." + sha256(json.dumps(room).encode()).hexdigest()`.',
     ),
 )
 def address_is_safe(address):
@@ -52,18 +53,18 @@ def address_is_safe(address):
         why = (
             " It is half of an emoji: JSON carries it, UTF-8 does not." if name == "\ud800" else ""
         )
-        given(f"The check called address({short(name)}).{why}")
+        given(f"The check called `address({short(name)})`.{why}")
         found = address(name)
         try:
             layer.require_valid_group_name(found)
         except TypeError:
             raise NotYet(
-                f"address({short(name)}) returned {short(found)}, and a layer refuses that: a group's name is of ASCII "
+                f"`address({short(name)})` returned {short(found)}, and a layer refuses that: a group's name is of ASCII "
                 "letters, digits, `-`, `_` and `.`, fewer than 100. One message with this name ends the connection."
             ) from None
         require(
             found.startswith("room."),
-            f"address({short(name)}) returned {short(found)}. Without a prefix of yours rooms lie in one drawer with all "
+            f"`address({short(name)})` returned {short(found)}. Without a prefix of yours rooms lie in one drawer with all "
             'other groups, such as one for each user. Begin with "room.".',
         )
         require(
@@ -73,24 +74,24 @@ def address_is_safe(address):
         )
         require(
             address(name) == found,
-            f"address({short(name)}) returned {short(found)}, and then another one. Who comes later would wait in a room of "
+            f"`address({short(name)})` returned {short(found)}, and then another one. Who comes later would wait in a room of "
             "their own.",
         )
         taken[found] = name
-    given('The check called address("tea") as another process would.')
+    given('The check called `address("tea")` as another process would.')
     with mock.patch("builtins.hash", lambda thing, hash=hash: hash(thing) ^ 6455):
         found = address("tea")
     require(
         taken.get(found) == "tea",
-        'address("tea") hangs on `hash`, and for a text that is another number in every process: guests of two servers '
+        '`address("tea")` hangs on `hash`, and for a text that is another number in every process: guests of two servers '
         "would wait in two rooms of one name. Which hash is the same everywhere?",
     )
     for name in (7, None, True, ["tea"], {"room": "tea"}):
-        given(f"The check called address({name!r}).")
+        given(f"The check called `address({name!r})`.")
         found = address(name)
         require(
             found is None,
-            f"address({name!r}) returned {short(found)}. JSON brings numbers, lists and more where you wait for text: return "
+            f"`address({name!r})` returned {short(found)}. JSON brings numbers, lists and more where you wait for text: return "
             "None, and whoever calls knows that this is no room.",
         )
     return f"{len(names)} names, each with an address of its own that a layer takes, and five that are none."
@@ -291,7 +292,32 @@ async def attack(hall):
         require(
             sorted(got) == wanted,
             f"{what}, and said no goodbye. ada is in two rooms with cem and heard {spoken(got)}. For her cem is there for "
-            "ever: the end of a connection is a way to leave, every room that it was in.",
+            "ever: the end of a connection is a way to leave every room that it was in.",
+        )
+
+
+PLAIN = {
+    "connect": "each handshake is answered with an error, HTTP 500",
+    "receive_json": "the first message of a guest ends the connection with an error",
+    "disconnect": "the end of each connection is an error, and nobody hears who has gone",
+}
+
+
+def can_wait(consumer):
+    """Require that what Channels awaits is asynchronous; the consumer may be one already served as an application."""
+    from channels.consumer import AsyncConsumer, SyncConsumer
+
+    consumer = getattr(consumer, "consumer_class", consumer)
+    if not isinstance(consumer, type) or not issubclass(consumer, AsyncConsumer):
+        return
+    if issubclass(consumer, SyncConsumer):  # Channels runs those in threads
+        return
+    for name, why in PLAIN.items():
+        method = getattr(consumer, name, None)
+        require(
+            method is None or inspect.iscoroutinefunction(inspect.unwrap(method)),
+            f"Your `{name}` is a plain function, and Channels awaits what it returns: {why}. Nor can a plain function "
+            "`await` anything itself. Begin it with `async def`.",
         )
 
 
@@ -302,10 +328,10 @@ SAME = "Outsiders, second arrivals, six odd names and four that are none: each g
     "10-channels",
     hints=(
         "For each verb: which question has to be answered before anything is done?",
-        "Keep in `self.rooms` where this guest is, by address: what is no room has None, which is never in it. join: may this "
-        "name enter, and is it new? say and leave: is the guest in it?",
-        "inside = address(room) in self.rooms; join is fine if address(room) is not None and may_enter(self.name, room), "
-        "the others if inside. disconnect: for each room group_discard, then self.tell.",
+        "Keep in `self.rooms` where this guest is, by address: what is no room has `None`, which is never in it. `join`: "
+        "may this name enter, and is it new? `say` and `leave`: is the guest in it?",
+        "`inside = address(room) in self.rooms`; `join` is fine if `address(room) is not None and may_enter(self.name, "
+        "room)`, the others if `inside`. In `disconnect`: for each room `group_discard`, then `self.tell`.",
     ),
     deadline=30.0,
 )
@@ -314,6 +340,7 @@ async def channels_keeps_the_rooms(Rooms):
 
     layer = get_channel_layer()
     layer.groups.clear()
+    can_wait(Rooms)
     application = Rooms.as_asgi() if hasattr(Rooms, "as_asgi") else Rooms
     with serve(application, name="lab") as server:
         await attack(Hall(server, ""))
@@ -326,8 +353,8 @@ async def channels_keeps_the_rooms(Rooms):
         "What did the consumer remember for each connection, and where can you keep that here?",
         "A dictionary from `request.sid` to a set of rooms. `emit(…, to=address(room))` needs an address that is not empty; "
         "several words go out as a tuple.",
-        'emit("said", (room, names[request.sid], text), to=address(room)); and on "disconnect", for each room of the sid, '
-        "the same with departed.",
+        '`emit("said", (room, names[request.sid], text), to=address(room))`; and on `disconnect`, for each room of the '
+        "`sid`, the same with `departed`.",
     ),
     deadline=30.0,
 )
