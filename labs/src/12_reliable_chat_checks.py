@@ -12,7 +12,7 @@ import websockets
 
 from helpers import serve, tap
 from helpers.history import History
-from helpers.lab import exercise, given, patience, require, show
+from helpers.lab import NotYet, exercise, given, patience, require, show
 from helpers.tap import Fault
 
 SEED = 6455
@@ -142,8 +142,8 @@ def listed(texts):
         "Of each sender, what is the least that you must remember to tell a new text from a second copy?",
         "Numbers come without holes, so a count is enough: how many of this sender's are here. A number below it is a "
         "copy, the count itself is new, above it something is missing.",
-        "known = self.counts.get(sender, 0); number == known: append and count; return number <= known. And "
-        "list(enumerate(…))[have:] keeps the offsets.",
+        "`known = self.counts.get(sender, 0)`; `if number == known`, append and count; `return number <= known`. And "
+        "`list(enumerate(…))[have:]` keeps the offsets.",
     ),
 )
 def log_has_each_text_once(Log):
@@ -175,19 +175,19 @@ def log_has_each_text_once(Log):
 
 
 def expect_added(log, call, wanted, why):
-    given(f"The check called add{call!r}.")
+    given(f"The check called `add{call!r}`.")
     found = log.add(*call)
-    require(found is wanted, f"add{call!r} returned {found!r}, not {wanted}. {why}")
+    require(found is wanted, f"`add{call!r}` returned {found!r}, not {wanted}. {why}")
 
 
 def expect_held(log, have, wanted, why):
-    given(f"The check called after({have}).")
+    given(f"The check called `after({have})`.")
     found = log.after(have)
     if isinstance(found, (list, tuple)):
         found = [tuple(entry) for entry in found]
     require(
         found == wanted,
-        f"after({have}) returned {found!r}; it has to be {wanted!r}. {why}",
+        f"`after({have})` returned {found!r}; it has to be {wanted!r}. {why}",
     )
 
 
@@ -205,12 +205,13 @@ def fuzzed(Log):
     for _, _, text in log.after(0):
         history.received(text, "the log")
     verdict = history.verdict()
-    require(
-        verdict.exactly_once and verdict.in_order,
-        f"Three senders said thirty texts each, and copies of older ones kept coming in between. Your log: {verdict}\n"
-        "A copy may come long after other texts: a retry on a new connection, and then what was still on its way on the "
-        "old one.",
-    )
+    if not (verdict.exactly_once and verdict.in_order):
+        show(verdict)
+        raise NotYet(
+            "Three senders said thirty texts each, and copies of older ones kept coming in between; what your log made of "
+            "them is below. A copy may come long after other texts: a retry on a new connection, and then what was still on "
+            "its way on the old one."
+        )
 
 
 @exercise(
@@ -219,8 +220,8 @@ def fuzzed(Log):
         "What do you know about yourself that survives the connection?",
         "Count what you have delivered, outside of the loop that connects. It is what you ask for, and the only offset "
         "that you deliver next.",
-        'have = 0; while True: with suppress(ConnectionClosed): async with connect() as ws: send ["have", have]; for '
-        "each entry: if offset == have: deliver(sender, text) and have += 1.",
+        '`have = 0`; in `while True` and `with suppress(ConnectionClosed)`: `async with connect() as ws`, send `["have", '
+        "have]`; for each entry: `if offset == have: deliver(sender, text); have += 1`.",
     ),
     deadline=20.0,
 )
@@ -293,10 +294,12 @@ async def followed(follow, size, cuts):
         f"You had delivered {wrong and wrong[0][1]} of {size} entries, and said {wrong and json.dumps(wrong[0][0])}. What "
         "goes out is JSON, and the number in it is how many you have: the offset of the first that you want.",
     )
-    require(
-        verdict.exactly_once and verdict.in_order,
-        f"The server sent {size} entries, and you delivered {had}: {verdict}",
-    )
+    if not (verdict.exactly_once and verdict.in_order):
+        show(verdict)
+        raise NotYet(
+            f"The server sent {size} entries, and you delivered {had}, but not each of them, once and in order. An entry is "
+            "offset, sender and text, and `deliver` takes sender and text."
+        )
     return fault.done
 
 
@@ -319,9 +322,9 @@ class Numbers:
     hints=(
         "When may you stop saying a text? And by what does the server know it again?",
         "The number is the text's place in the list, on every try. Go on to the next when its ack is there, and on a "
-        "ConnectionClosed connect and say the same again.",
-        "acked = 0; while acked < len(texts): with suppress(ConnectionClosed): async with connect() as ws: say number "
-        "acked, wait for its ack, acked += 1, while there are any left.",
+        "`ConnectionClosed` connect and say the same again.",
+        "`acked = 0`; in `while acked < len(texts)` and `with suppress(ConnectionClosed)`: `async with connect() as ws`, "
+        "say number `acked`, wait for its ack, `acked += 1`, while there are any left.",
     ),
     deadline=20.0,
 )
@@ -404,9 +407,8 @@ MEMBERS, TEXTS, CUTS = ("ann", "ben", "cid"), 40, 200
         "survive a connection?",
         "The server needs a task beside its loop, that awaits `log.news(have)` and counts `have` up; cancel it in "
         "`finally`. The client says what it has and all that has no ack, then listens to both kinds of answer.",
-        "Server: telling = asyncio.create_task(tell(ws, log, have)); async for message in ws: if log.add(…): send the "
-        "ack. Client: "
-        'kind == "ack": acked = number + 1; otherwise, if offset == have: deliver, have += 1.',
+        "Server: `telling = asyncio.create_task(tell(ws, log, have))`; `async for message in ws`, if `log.add(…)`: send the "
+        'ack. Client: `if kind == "ack": acked = number + 1`; otherwise, if `offset == have`: deliver, and `have += 1`.',
     ),
     deadline=40.0,
 )
