@@ -35,8 +35,8 @@ def at_home(origin):
         "What does the visitor choose, what does her browser write, and what do you know without asking either?",
         "Only `origins` is yours. Look the value of `origin` up in it, as a whole; `headers.get` returns None when there "
         "is none.",
-        'if headers.get("origin") in origins: await app(scope, receive, send), else: await send({"type": '
-        '"websocket.close"}).',
+        '`if headers.get("origin") in origins: await app(scope, receive, send)`, `else: await send({"type": '
+        '"websocket.close"})`.',
     ),
 )
 def only_own_pages_come_in(own_pages):
@@ -48,7 +48,7 @@ def only_own_pages_come_in(own_pages):
         await send({"type": "websocket.accept"})
         await receive()
 
-    given(f"The check called own_pages(app, {OWN}).")
+    given(f"The check called `own_pages(app, {OWN})`.")
     guarded = own_pages(app, list(OWN))
     with serve(guarded, name="guarded") as server:
         visitors = {
@@ -180,8 +180,8 @@ def texts(messages, **fields):
         "Eve sends whatever she likes. Which of these do you know by yourself: her name, the room, her membership?",
         "`self.name in self.members.get(room, ())` answers for every text; a list cannot be looked up in a dict. "
         "`super().join(said)` does what the chat did.",
-        "In join and say: if not self.may(said.get('room')): return await self.refuse(). In say: await "
-        "super().say({**said, 'name': self.name}).",
+        "In `join` and `say`: `if not self.may(said.get('room')): return await self.refuse()`. In `say`: `await "
+        "super().say({**said, 'name': self.name})`.",
     ),
 )
 def rooms_are_for_their_members(Guarded):
@@ -377,12 +377,12 @@ class Connection:
         "What does somebody have in hand who has copied a token, and what of it is still there after your `log_out`?",
         "`self.opened.pop(token, ())` takes the whole set away, so that nobody changes it while you go through it. "
         "`secrets` makes what cannot be guessed.",
-        "self.names.pop(token, None); then for connection in self.opened.pop(token, ()): await connection.close(4401).",
+        "`self.names.pop(token, None)`; then `for connection in self.opened.pop(token, ()): await connection.close(4401)`.",
     ),
 )
 async def tokens_end(Desk):
     desk = Desk()
-    given('The check called log_in("ada") three times, then log_in("eve").')
+    given('The check called `log_in("ada")` three times, then `log_in("eve")`.')
     tokens = [desk.log_in("ada") for _ in range(3)] + [desk.log_in("eve")]
     first, phone, *_ = tokens
     require(
@@ -424,7 +424,7 @@ async def tokens_end(Desk):
         )
     desk.leave(first, gone)
     desk.leave(first, gone)
-    given("Ada logged out: the check awaited log_out(token), with two connections open.")
+    given("Ada logged out: the check awaited `log_out(token)`, with two connections open.")
     await desk.log_out(first)
     still = [c for c in (page, other) if not c.codes]
     require(
@@ -460,7 +460,7 @@ async def tokens_end(Desk):
         "While you were closing, the page came back with the same token and was let in: its new connection is open, "
         "and on no list that you will look at. End the token before you close anything.",
     )
-    given("The check called log_out a second time with the same token.")
+    given("The check called `log_out` a second time with the same token.")
     await desk.log_out(first)
     return "Tokens nobody can guess, an end that closes what they had opened, and Ada's telephone that stays."
 
@@ -474,9 +474,8 @@ def two(desk, token):
 
 
 def worthless(desk, token, when):
-    given(
-        f"The check called admit({token if token in ('guess', '', None, 7) else '…'!r}, connection)."
-    )
+    secret = isinstance(token, str) and token not in ("guess", "")
+    given(f"The check called `admit({'…' if secret else token!r}, connection)`.")
     name = desk.admit(token, Connection(desk, token))
     require(
         not name,
@@ -501,8 +500,8 @@ class Clock:
         "For the bucket: which two numbers of a name do you have to keep, so that you need no timer?",
         "Keep the level and the time of the last look. First add what has dripped since, at most up to `burst`; then look "
         "whether there is a whole drop.",
-        "level = min(self.burst, level + (now - last) * self.per_second), then keep (level - 1, now) or, if level < 1, "
-        "(level, now).",
+        "`level = min(self.burst, level + (now - last) * self.per_second)`, then keep `(level - 1, now)` or, if `level < "
+        "1`, `(level, now)`.",
     ),
 )
 def limits_are_met(Meter):
@@ -512,7 +511,7 @@ def limits_are_met(Meter):
         ("x" * 2000, "A text of 2,000 bytes fits into size=2000", False),
         ("é" * 1001, "1,001 times é are 2,002 bytes", True),
     ):
-        given(f"The check called too_big({text[0]!r} * {len(text)}), with size=2000.")
+        given(f"The check called `too_big({text[0]!r} * {len(text)})`, with size=2000.")
         found = bool(meter.too_big(text))
         require(
             found == big,
@@ -525,7 +524,7 @@ def limits_are_met(Meter):
 
 
 def bucket_drips(meter, clock):
-    given("The check called too_fast('eve') six times at the same moment, with burst=5.")
+    given("The check called `too_fast('eve')` six times at the same moment, with burst=5.")
     fast = [bool(meter.too_fast("eve")) for _ in range(6)]
     require(
         True not in fast[:5],
@@ -590,7 +589,9 @@ def bucket_drips(meter, clock):
 
 
 def places_are_counted(meter):
-    given("The check called enter('eve') five times, with connections=3, then once enter('ada').")
+    given(
+        "The check called `enter('eve')` five times, with connections=3, then once `enter('ada')`."
+    )
     answers = [meter.enter("eve") for _ in range(5)] + [meter.enter("ada")]
     require(
         [bool(found) for found in answers] == [True] * 3 + [False] * 2 + [True],
@@ -845,14 +846,14 @@ def watched(desk):
     "13-twelve",
     hints=(
         "For each of your three methods: what has happened on this connection before, and what if it has not?",
-        "In hello the order is desk, meter, name. `give_back` looks at what hello has kept: a token, a name, or neither.",
-        "name = self.desk.admit(said.get('token'), self); None: close(4401); self.token = …; not self.meter.enter(name): "
-        "close(1008); self.name = name; await super().hello({'name': name}).",
+        "In `hello` the order is desk, meter, name. `give_back` looks at what `hello` has kept: a token, a name, or neither.",
+        "`name = self.desk.admit(said.get('token'), self)`; where that is `None`, `close(4401)`; `self.token = …`; `if not "
+        "self.meter.enter(name)`, `close(1008)`; `self.name = name`; `await super().hello({'name': name})`.",
     ),
     deadline=30.0,
 )
 def twelve_attacks_are_met(Chat, secured, Desk):
-    given("The check called secured(origins, desk).")
+    given("The check called `secured(origins, desk)`.")
     desk = Desk()
     held = watched(desk)
     app = secured([OWN[0]], desk)
@@ -879,7 +880,7 @@ def twelve_attacks_are_met(Chat, secured, Desk):
     for attack, (works, got) in after.items():
         require(
             not works,
-            f"{12 - sum(w for w, _ in after.values())} of the 12 attacks are met; {attack} still works. It got: {got}. "
+            f'{12 - sum(w for w, _ in after.values())} of the 12 attacks are met; {attack} still works. It got "{got}". '
             f"{WHY[attack]}",
         )
     require(
