@@ -69,8 +69,8 @@ def listed(names, who="`here`"):
         "What has to be in a note, so that `here` can tell whose it is and whether it still holds?",
         "A sorted set holds members with a number: `zadd` with when the note lapses, `zrem`, and `zrange(key, low, high, "
         "byscore=True)`. Let the member be text from which both the user and the tab can be read again: `json.dumps`.",
-        'zadd(self.key, {json.dumps([user, tab]): now + LIFE}); zrem with the same text; zrange(self.key, f"({now}", "inf", '
-        "byscore=True), then json.loads(note)[0] of each, as a set, sorted.",
+        '`zadd(self.key, {json.dumps([user, tab]): now + LIFE})`; `zrem` with the same text; `zrange(self.key, f"({now}", '
+        '"inf", byscore=True)`, then `json.loads(note)[0]` of each, as a set, sorted.',
     ),
 )
 async def notes_lapse_one_by_one(Presence):
@@ -197,8 +197,9 @@ async def odd_names(first, second):
         "Node 1 sweeps between two of your commands. Which of your answers is then no longer true?",
         "Ask for what has lapsed, remove what has lapsed, and ask for what is left: three commands in one transaction. "
         "Without `await`, a command of a pipeline waits for `execute`.",
-        'async with self.store.pipeline(transaction=True) as pipe: pipe.zrange(self.key, "-inf", now, byscore=True); '
-        'pipe.zremrangebyscore(self.key, "-inf", now); pipe.zrange(self.key, 0, -1); lapsed, _, left = await pipe.execute()',
+        'In `async with self.store.pipeline(transaction=True) as pipe`: `pipe.zrange(self.key, "-inf", now, byscore=True)`; '
+        '`pipe.zremrangebyscore(self.key, "-inf", now)`; `pipe.zrange(self.key, 0, -1)`; `lapsed, _, left = await '
+        "pipe.execute()`.",
     ),
 )
 async def everybody_leaves_once(Register):
@@ -349,8 +350,8 @@ class Tab:
         "Two tabs of one user, on two nodes: what makes their notes different? And who may renew one?",
         "`uuid4().hex` is a name that nobody else has. Renew before you send the list. A `finally` is reached however the "
         "connection ends.",
-        "tab = uuid4().hex; try: renew, send json.dumps(await register.here(clock())), then the same in `async for _ in "
-        "connection`; finally: await register.leave(user, tab).",
+        "`tab = uuid4().hex`; in `try` renew, send `json.dumps(await register.here(clock()))`, then the same in `async for "
+        "_ in connection`; in `finally` comes `await register.leave(user, tab)`.",
     ),
     deadline=30.0,
 )
