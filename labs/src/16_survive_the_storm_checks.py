@@ -1,6 +1,7 @@
 """The checks of lab 16. One thread plays all the clients, on raw sockets, so that no library reads for those who stall."""
 
 import ctypes
+import inspect
 import itertools
 import json
 import selectors
@@ -181,6 +182,17 @@ class Member:
         self.socket.close()
 
 
+def can_wait(service):
+    """Require that a handler is asynchronous, if this is one; whatever else is served says by itself what it is."""
+    if not inspect.isfunction(service) or inspect.isasyncgenfunction(service):
+        return
+    one = len(inspect.signature(service).parameters) == 1
+    require(
+        not one or inspect.iscoroutinefunction(service),
+        f"Your `{service.__name__}` is a plain function, and a handler has to wait: begin it with `async def`.",
+    )
+
+
 class Hall:
     """A service with its clients."""
 
@@ -189,6 +201,7 @@ class Hall:
             raise NotYet(
                 "You handed over the SocketIO object. What is served is the application around it: hand over the Flask object."
             )
+        can_wait(service)
         self.socketio = isinstance(service, (flask.Flask, socketio.ASGIApp))
         self.run = next(RUNS)
         self.said = {}
@@ -233,8 +246,9 @@ class Hall:
         "Who has to hear a message, who has to hear the `ok`, and which of the two comes first?",
         "Keep everybody who is there in one set. A message goes to all of them, and then `ok` with the first word of it to "
         "who said it. Who has left must not end the loop for the others.",
-        "clients.add(connection); async for text in connection: await asyncio.gather(*(c.send(text) for c in clients), "
-        "return_exceptions=True); then await connection.send('ok ' + id); finally: clients.discard(connection).",
+        "`clients.add(connection)`; in `async for text in connection`: `await asyncio.gather(*(c.send(text) for c in "
+        "clients), return_exceptions=True)`, then `await connection.send('ok ' + id)`; in `finally`: "
+        "`clients.discard(connection)`.",
     ),
 )
 def fan_out_reaches_all(service):
@@ -293,8 +307,8 @@ def words(member):
         "What is a text's size, where it is sent? And what is the size of all that waits, after one was taken?",
         "Keep the texts in a deque, and their bytes in `waiting`: more with `put`, less with `take`. When one does not fit, "
         "forget them all and remember that this mailbox is closed.",
-        "size = len(text.encode()); if self.closed or self.waiting + size > self.limit: self.closed = True; "
-        "self.texts.clear(); self.waiting = 0; return False. Else append, count, return True.",
+        "`size = len(text.encode())`; if `self.closed or self.waiting + size > self.limit`: `self.closed = True`, "
+        "`self.texts.clear()`, `self.waiting = 0`, `return False`. Else append, count, `return True`.",
     ),
 )
 def mailbox_is_bounded(Mailbox):
@@ -417,9 +431,13 @@ def let_go(hall, stuck, total):
         what = f"It got the first {len(got)} of {total} messages, and believes that nothing was said since."
     else:
         what = f"It got {len(got)} of {total} messages, with a hole of which nobody told it: it believes that it has all."
+    if len(stuck) == 1:
+        who = "The client that stopped reading was still connected when it"
+    else:
+        were, they = ("was", "it") if len(held) == 1 else ("were", "they")
+        who = f"{len(held)} of {len(stuck)} clients that stopped reading {were} still connected when {they}"
     raise NotYet(
-        f"{len(held)} of {len(stuck)} clients that stopped reading were still connected when they woke up after the storm, "
-        f"and two seconds later. {what} Whose mailbox is full has to leave."
+        f"{who} woke up after the storm, and two seconds later. {what} Whose mailbox is full has to leave."
     )
 
 
@@ -431,9 +449,9 @@ def let_go(hall, stuck, total):
         "A mailbox for each client, and a task (on threads: a thread) that takes texts out and sends them. To hand a message "
         "out is to put it into each mailbox, without waiting. Where `put` returns False: out of the members, and a task that "
         "closes the connection.",
-        "for client in receivers: mailbox, news = members[client]; if mailbox.put(text): news.set() else: del members[client]; "
-        "task = asyncio.create_task(client.close(1013)); leaving.add(task). Call it with list(members), and for the ok with "
-        "[connection] while that is in members.",
+        "For each client of `receivers`: `mailbox, news = members[client]`; `if mailbox.put(text): news.set()`; else `del "
+        "members[client]`, `task = asyncio.create_task(client.close(1013))`, `leaving.add(task)`. Call it with "
+        "`list(members)`, and for the `ok` with `[connection]` while that is in `members`.",
     ),
 )
 def the_stalled_are_evicted(service):
@@ -551,8 +569,8 @@ def memory():
         "A sender that was cut off says its messages again. Which of them have you handed out already?",
         "Remember the ids of what was handed out, the newest thousand of them. For an id that you know there is one thing "
         "left to do, and it is not nothing.",
-        "if id not in seen: seen[id] = True, and hand it out. Then, in either case, the `ok`. And if len(seen) > 1000: del "
-        "seen[next(iter(seen))].",
+        "`if id not in seen: seen[id] = True`, and hand it out. Then, in either case, the `ok`. And `if len(seen) > 1000: "
+        "del seen[next(iter(seen))]`.",
     ),
 )
 def it_survives(service, first_service, seconds):
