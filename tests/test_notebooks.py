@@ -24,6 +24,7 @@ ensure_event_loop()  # nbclient keeps this one for the rest of the process, so i
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -36,10 +37,6 @@ def cells(path, kind=None):
 
 def tags(cell):
     return set(cell.metadata.get("tags", []))
-
-
-def title(path):
-    return cells(path)[0].source.splitlines()[0].removeprefix("# ")
 
 
 def test_the_sequence_has_no_gap():
@@ -76,13 +73,25 @@ def test_it_has_the_skeleton(path):
 
 
 @each_notebook
-def test_it_leads_to_its_neighbours(path):
-    last = cells(path)[-1].source
+def test_it_leads_to_its_neighbours_and_to_its_lab(path):
     position = NOTEBOOKS.index(path)
-    links = re.findall(r"\[([^]]+)\]\(([^)]+\.ipynb)\)", last)
-    expected = [NOTEBOOKS[p] for p in (position - 1, position + 1) if 0 <= p < len(NOTEBOOKS)]
-    assert [target for _, target in links] == [neighbour.name for neighbour in expected]
-    assert len(links) >= 1
+    before, after = NOTEBOOKS[max(0, position - 1) : position], NOTEBOOKS[position + 1 :][:1]
+    parts = [f"Previous: {link_to(notebook)}" for notebook in before]
+    for lab in (ROOT / "labs").glob(f"{path.name[:2]}_*.ipynb"):
+        title = nbformat.read(lab, as_version=4).cells[0].source.splitlines()[0]
+        parts.append(f"Lab: [{title.partition(': ')[2]}](../labs/{lab.name})")
+    parts += [f"Next: {link_to(notebook)}" for notebook in after]
+    if not after:
+        parts.append("This was the last one: your own server is next.")
+    assert len(parts) >= 2 or not before
+    assert cells(path)[-1].source == " · ".join(parts)
+
+
+def link_to(notebook):
+    """Return a link to a notebook, with the title that README gives it."""
+    return re.search(rf"\[[^]]+\]\(notebooks/{notebook.name}\)", README)[0].replace(
+        "(notebooks/", "("
+    )
 
 
 @each_notebook
