@@ -220,15 +220,15 @@ class Result:
 
     def _repr_html_(self) -> str:
         label = self._LABEL.get(self.state, "")
-        said = f"<p style='margin:.25em 0'><strong>{label}</strong> {_marked(self.message)}</p>"
+        said = f"<p style='{_TEXT}'><strong>{label}</strong> {_marked(self.message)}</p>"
         if self.printed:
             lines = "\n".join(self.printed)
-            said += f"<p style='margin:.25em 0'>Your code printed:</p>{_pre(lines)}"
+            said += f"<p style='{_TEXT}'>Your code printed:</p>{_pre(lines)}"
         for thing in self.shown:
             form = getattr(thing, "_repr_html_", None)
             said += form() if form else _pre(repr(thing))
         if self.offer:
-            said += f"<p style='margin:.25em 0'>{_marked(self.offer)}</p>"
+            said += f"<p style='{_TEXT}'>{_marked(self.offer)}</p>"
         return _box(said, f"Check of {self.exercise}", self._COLOUR.get(self.state, "error"))
 
 
@@ -243,10 +243,13 @@ class Words:
         return self.text + (f"\n\n{self.code}" if self.code else "")
 
     def _repr_html_(self) -> str:
-        said = f"<p style='margin:.25em 0'>{_marked(self.text)}</p>"
+        said = f"<p style='{_TEXT}'>{_marked(self.text)}</p>"
         if self.code:
             said += _pre(self.code)
         return _box(said, "Help", "info")
+
+
+_TEXT = "margin:.25em 0;max-width:56em"
 
 
 def _marked(text: str) -> str:
@@ -263,9 +266,7 @@ def _pre(text: str) -> str:
 
 
 def _box(inside: str, label: str, colour: str) -> str:
-    style = (
-        f"border-left:4px solid var(--jp-{colour}-color1, gray);padding:.25em 1em;max-width:56em"
-    )
+    style = f"border-left:4px solid var(--jp-{colour}-color1, gray);padding:.25em 1em"
     return f'<section aria-label="{html.escape(label)}" style="{style}">{inside}</section>'
 
 
