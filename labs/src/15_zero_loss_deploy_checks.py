@@ -216,6 +216,7 @@ async def a_debt(Node):
             "Ann, Ben and Cleo were connected, four entries were acknowledged, and the check awaited drain()."
         )
         await gone(node.drain(), people)
+        given("After drain() the check asked for /ready, and a newcomer knocked.")
         after = await door.ready(port), await door.knock(port)
         missing = [name for name in names if name not in journal.names]
         require(
@@ -784,7 +785,10 @@ class Machine:
     @step("machine.drain")
     async def drain(self):
         """Drain the node, and have newcomers look in."""
-        await self.node.drain()
+        given(f"The drain() of your Node, at {self}, did not return: is `15-drain` correct?")
+        async with asyncio.timeout(2 * patience()):
+            await self.node.drain()
+        given(f"Four people wrote, and {self} was drained.")
         await self.fleet.newcomers(
             f"{self} was drained. A node that drains refuses people, and nginx was still sending some there"
         )
@@ -831,6 +835,7 @@ class Fleet:
         self.machines = [Machine(number, self) for number in range(MACHINES)]
         self.used = list(self.machines)
         self.refused = []
+        self.turn = asyncio.Lock()
         self.probes = 0
         self.steps, self.forgotten = [], []
 
@@ -858,8 +863,9 @@ class Fleet:
     @step("balancer.use")
     async def use(self, machines):
         """Send newcomers to these from now on."""
-        self.used = list(machines)
-        await asyncio.to_thread(self.nginx.reload, self.used)
+        async with self.turn:
+            self.used = list(machines)
+            await asyncio.to_thread(self.nginx.reload, self.used)
         await self.newcomers(
             "you had told nginx which machines to use. One of them is not ready for people. "
             "It listens, and is not ready: ask, and ask again"
