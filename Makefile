@@ -11,6 +11,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 endif
 
+# Hundreds of processes start here. Where Python may not keep what it has compiled, as in many containers, each compiles anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What `make test` proves, in this order; each part runs with the network cut down to loopback. The tests wait more than they
 # work: three at a time fill two cores.
 OFFLINE := $(PY) -I helpers/authoring/offline.py
