@@ -189,6 +189,9 @@ def chromium() -> Iterator[Any]:
         "--disable-background-networking",
         "--no-first-run",
         "--host-resolver-rules=MAP hub.test 127.0.0.1",
+        # One process for all sites: Playwright can lose a frame whose first load is replaced by one of another site.
+        "--disable-site-isolation-trials",
+        "--disable-features=IsolateOrigins,site-per-process",
     ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=settings)
