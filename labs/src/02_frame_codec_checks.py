@@ -155,9 +155,8 @@ def whole(read, frame, wire, reserved, masked):
     require(
         (found.opcode, found.fin, found.masked) == (frame.opcode, frame.fin, masked),
         f"The frame {short(wire)} came out as opcode {found.opcode}, fin {found.fin}, masked {found.masked}. The first "
-        "bit is "
-        "FIN, the last four the opcode; the first bit of the second byte says whether there is a mask. `fin` and `masked` "
-        "are True or False.",
+        "bit is FIN, the last four the opcode; the first bit of the second byte says whether there is a mask. `fin` and "
+        "`masked` are True or False.",
     )
     require(
         found.reserved == reserved,
@@ -296,9 +295,8 @@ def as_frame(Frame, wire):
     "02-messages",
     hints=(
         "What do you have to remember between two frames, and when do you forget it?",
-        "Keep the opcode of the first piece, and the pieces as bytes. Decode once, when the last piece is there. "
-        "Control frames "
-        "pass by without touching any of it.",
+        "Keep the opcode of the first piece, and the pieces as bytes. Decode once, when the last piece is there. Control "
+        "frames pass by without touching any of it.",
         "`if frame.opcode >= 8: return None`; `(frame.opcode == 0) == (self.opcode is None)` is the mistake in both "
         "directions.",
     ),

@@ -389,9 +389,8 @@ async def said(say, texts, cuts=0, lose=0, name="ann"):
     )
     require(
         returned,
-        f"{len(log.texts)} of {len(texts)} texts are in the log, and your function went on without an end. "
-        "The last thing that "
-        f"the server heard was {json.dumps(heard[-1]) if heard else 'nothing'}.",
+        f"{len(log.texts)} of {len(texts)} texts are in the log, and your function went on without an end. The last thing "
+        f"that the server heard was {json.dumps(heard[-1]) if heard else 'nothing'}.",
     )
     assert log.texts == texts
     return fault.done

@@ -85,10 +85,9 @@ def only_own_pages_come_in(own_pages):
             seen.append({"visitor": who, "says": said_by(page), "gets": code})
             require(
                 code < 500,
-                f"{she} got {code}: your application returned, and had answered nothing, so the server reported an "
-                "error of "
-                'yours. Hand a visitor on with `await app(scope, receive, send)`; a refusal is an answer, too: send {"type": '
-                '"websocket.close"}.',
+                f"{she} got {code}: your application returned, and had answered nothing, so the server reported an error "
+                "of yours. Hand a visitor on with `await app(scope, receive, send)`; a refusal is an answer, too: send "
+                '{"type": "websocket.close"}.',
             )
             if not why:
                 require(
@@ -550,14 +549,12 @@ def bucket_drips(meter, clock):
     require(
         fast[:2] == [False, False],
         f"Grace sent five messages, and 2 s later there are 2 drops again, and `too_fast` returned {True in fast[:2]}. "
-        "With per_second=1 one comes back "
-        "each second, by `self.clock()`: a bucket that stays empty is a ban.",
+        "With per_second=1 one comes back each second, by `self.clock()`: a bucket that stays empty is a ban.",
     )
     require(
         fast[2],
-        "Grace sent five messages, and 2 s later there are 2 drops again, and a third message passed, too. Add what "
-        "has dripped in the time since "
-        "the last look, and no more.",
+        "Grace sent five messages, and 2 s later there are 2 drops again, and a third message passed, too. Add what has "
+        "dripped in the time since the last look, and no more.",
     )
     for _ in range(10):
         meter.too_fast("eve")

@@ -431,8 +431,8 @@ def in_the_kernel(Register, node, url):
             require(
                 said == [["Zoe"], []],
                 f"Zoe was never heard of again, and two nodes swept, one after the other. They said {said[0]} and "
-                f"{said[1]}: the "
-                "first one has to say that she has gone, and only that one. This is `sweep` of your Register.",
+                f"{said[1]}: the first one has to say that she has gone, and only that one. This is `sweep` of your "
+                "Register.",
             )
         finally:
             server.run(forget(store, room))

@@ -170,9 +170,8 @@ class Door:
         kind = type(odd[0]).__name__ if odd else ""
         require(
             odd == [],
-            f"`answer` returned {said(odd[0]) if odd else ''}, {'an' if kind[:1] in 'aeiou' else 'a'} {kind}, and that "
-            "is no "
-            "response: return `connection.respond(200, …)`, or None, with which the handshake goes on.",
+            f"`answer` returned {said(odd[0]) if odd else ''}, {'an' if kind[:1] in 'aeiou' else 'a'} {kind}, and that is "
+            "no response: return `connection.respond(200, …)`, or None, with which the handshake goes on.",
         )
         return status
 
@@ -227,8 +226,7 @@ async def a_debt(Node):
         require(
             set(late) <= journal.names,
             "While your drain wrote the batch, Ann was still connected. She wrote once more, and her entry was "
-            "acknowledged after "
-            "the last one was kept: it is lost. Keep when nobody can add anything.",
+            "acknowledged after the last one was kept: it is lost. Keep when nobody can add anything.",
         )
         refused(*after, "After your drain")
         name, code = next(
@@ -262,8 +260,7 @@ async def at_first(door, port):
     require(
         newcomer == 101,
         f"Before any drain, a newcomer got {newcomer}, and not 101: nobody can come in. Return None for all but /ready, "
-        "and "
-        "the handshake goes on.",
+        "and the handshake goes on.",
     )
 
 
@@ -279,10 +276,9 @@ async def gone(draining, people):
         left = [name for name, person in people.items() if person.close_code is None]
         require(
             left == [],
-            f"Your `drain` {'returned' if returned else 'still waits'}, and nobody closed "
-            f"{listed(left) if left else ''} connection{'s' * (len(left) > 1)}. Whoever is connected when the process "
-            "is killed is cut off "
-            "without a word: close all that are in `people`, and await it.",
+            f"Your `drain` {'returned' if returned else 'still waits'}, and nobody closed {listed(left) if left else ''} "
+            f"connection{'s' * (len(left) > 1)}. Whoever is connected when the process is killed is cut off without a "
+            "word: close all that are in `people`, and await it.",
         )
         given("All connections had ended, and drain() did not return: what does it wait for?")
         async with asyncio.timeout(patience()):
@@ -351,21 +347,19 @@ async def a_write(Node):
     hints=(
         "What do you know of a message that you have sent, and of which you have heard nothing?",
         "`self.unacked` keeps its order. An entry is new if its number is not below `self.have`. "
-        "`self.random.uniform(a, b)` "
-        "is a number by chance.",
+        "`self.random.uniform(a, b)` is a number by chance.",
         '`return f"/?have={self.have}", [[name, text] for name, text in self.unacked.items()]`. In `take`: '
-        "`self.unacked.pop(message[1], None)` after an ack; if `message[1] >= self.have`, then `self.have = message[1] "
-        "+ 1` "
-        "and `return message[3]`. The pause is `self.random.uniform(0, min(30, 2**attempt))`.",
+        "`self.unacked.pop(message[1], None)` after an ack; if `message[1] >= self.have`, then "
+        "`self.have = message[1] + 1` and `return message[3]`. "
+        "The pause is `self.random.uniform(0, min(30, 2**attempt))`.",
     ),
 )
 def no_gap(Client):
     verdict = cut_again_and_again(Client)
     pauses(Client)
     return (
-        f"{CUTS} cuts, {verdict.sent} entries of two people, all of them read by both, once and in order. And a "
-        "thousand who are "
-        "sent away at once do not come back at once."
+        f"{CUTS} cuts, {verdict.sent} entries of two people, all of them read by both, once and in order. And a thousand "
+        "who are sent away at once do not come back at once."
     )
 
 
@@ -508,8 +502,8 @@ def judged(verdict, journal):
     require(
         nowhere == [],
         f"After {CUTS} cuts {len(set(nowhere))} texts are not in the journal. The first, {nowhere[:1]}, has no ack, "
-        "because the "
-        "connection ended. You have sent it once, and it is nowhere: a new connection begins with all that has no ack.",
+        "because the connection ended. You have sent it once, and it is nowhere: a new connection begins with all that "
+        "has no ack.",
     )
     require(
         verdict.lost == [],
@@ -561,9 +555,8 @@ def pauses(Client):
         require(
             least <= limit / 10 and 0.9 * limit <= longest <= limit,
             f"At attempt {attempt} the shortest of 1,000 pauses was {least:.1f} s and the longest {longest:.1f} s, and "
-            "they "
-            f"have to be anything from 0 to {limit}. Who was refused again finds a server that has no room: up to twice as "
-            "long each time, and never more than 30 s.",
+            f"they have to be anything from 0 to {limit}. Who was refused again finds a server that has no room: up to "
+            "twice as long each time, and never more than 30 s.",
         )
     require(
         asked(7) == everybody[7],
@@ -630,8 +623,7 @@ def reported(fleet, people, rounds):
     require(
         missing == [],
         f"At the end nginx sends newcomers to {len(fleet.used)} of {MACHINES} machines. Missing: "
-        f"{', '.join(map(str, missing))}. "
-        "Who is ready has to be used again.",
+        f"{', '.join(map(str, missing))}. Who is ready has to be used again.",
     )
     verdict = fleet.history.verdict()
     kept = {text for _, text in fleet.journal.entries}
@@ -644,8 +636,7 @@ def reported(fleet, people, rounds):
     require(
         verdict.duplicated == [],
         f"{len(verdict.duplicated)} times somebody was shown what was on the screen already, first "
-        f"{verdict.duplicated[:1]}: "
-        "your Client asks from 0 on, or returns what it has.",
+        f"{verdict.duplicated[:1]}: your Client asks from 0 on, or returns what it has.",
     )
     missed = owed(verdict)
     require(
@@ -658,8 +649,7 @@ def reported(fleet, people, rounds):
     require(
         code == 1012,
         f"Your node sent people away with {code}, and browsers may take that for the end. Only 1012, service restart, "
-        "says: "
-        "come back.",
+        "says: come back.",
     )
     show(
         table(
@@ -843,8 +833,7 @@ class Fleet:
         require(
             self.forgotten == [],
             f"`{'`, `'.join(dict.fromkeys(self.forgotten))}` was called and never awaited, so it did nothing: write "
-            "`await` "
-            "before it.",
+            "`await` before it.",
         )
 
     async def open(self, stack):
