@@ -691,8 +691,8 @@ def test_a_reset_may_come_later() -> None:
     after = 0.15
     with listening(echo) as port, tap(port) as wire, client(wire) as early:
         round_trip(early)
+        started = time.monotonic()  # before the fault: between its beginning and the next line anything may come
         with faults.reset_peer(wire, after=after):
-            started = time.monotonic()
             assert round_trip(early) < after
             with pytest.raises(ConnectionResetError):
                 early.recv(1)
