@@ -149,7 +149,7 @@ def runs(numbers: Iterable[object]) -> str:
         if len(found) > 6:
             break
     said = ", ".join(first if first == last else f"{first} to {last}" for first, last in found[:6])
-    return (said or "nothing") + (", …" if len(found) > 6 else "")
+    return (said or "nothing") + (" and more" if len(found) > 6 else "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -493,4 +493,4 @@ def test_until_lets_tasks_go_on_and_says_whether_it_came_true(
 def test_runs_of_numbers_are_short_and_the_rest_is_left_out() -> None:
     assert lab.runs(["1", 2, 3, "5", None, 7]) == "1 to 3, 5, None, 7"
     assert lab.runs(range(0, 12, 2)) == "0, 2, 4, 6, 8, 10"
-    assert lab.runs(range(0, 1_000, 2)) == "0, 2, 4, 6, 8, 10, …"
+    assert lab.runs(range(0, 1_000, 2)) == "0, 2, 4, 6, 8, 10 and more"
