@@ -38,7 +38,8 @@ class Stack:
 
     def packet(self, text: str) -> bytes:
         """Return what a client says, as a frame."""
-        return byhand.frame(f"42{json.dumps(['say', text])}" if self.socketio else text)
+        event = json.dumps(["say", text], separators=(",", ":"))
+        return byhand.frame(f"42{event}" if self.socketio else text)
 
 
 _SOCKETIO = "/socket.io/?EIO=4&transport=websocket"

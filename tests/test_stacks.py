@@ -32,7 +32,7 @@ def test_each_stack_is_one_service(name):
             assert 10e6 < stacks.memory(server) < 500e6
         plain = (11, 7)  # two bytes of frame each way, and the four of a mask
         assert stacks.message_bytes(stack, server, "hello") == (
-            plain if name in NAMES[:2] else (24, 20)
+            plain if name in NAMES[:2] else (23, 20)
         )
     assert list(server.log) == []
 
