@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from random import Random
 
 from websockets.asyncio.client import connect
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.http11 import Response
 
@@ -31,6 +31,8 @@ ATTEMPTS = (0, 1, 2, 3, 4, 5, 6, 12)
 """Those for which the check asks 1,000 clients how long they wait."""
 FRUITLESS = 50
 """Questions to a machine that is not ready, after which it will not become so."""
+MOMENT = 0.03
+"""Seconds that a write takes under load."""
 
 
 class Journal:
@@ -60,6 +62,25 @@ class Journal:
                 await self.changed.wait()
             yield have, self.entries[have]
             have += 1
+
+
+class Line:
+    """The way of one process to the journal: a write takes a moment, and one that has begun ends with the process."""
+
+    def __init__(self, journal):
+        self.journal = journal
+        self.begun = []
+        self.cut = False
+
+    async def write(self, batch):
+        self.begun.append(batch)
+        await asyncio.sleep(MOMENT if batch else 0)
+        if not self.cut:
+            await self.journal.write(batch)
+            self.begun.remove(batch)
+
+    def follow(self, have):
+        return self.journal.follow(have)
 
 
 def client(port, path=f"/?have={10**9}"):
@@ -124,7 +145,7 @@ async def acknowledged(person, name, text="…"):
     hints=(
         "From which moment on can nothing new get into the batch?",
         "`self.people` holds the connections, and each handler takes its own out when it ends. Close all of them at "
-        "once, with `asyncio.gather`, and keep the batch last.",
+        "once, with `asyncio.gather`, so that none waits for another, and keep the batch last.",
         "`self.draining = True`; `await asyncio.gather(*(person.close(1012) for person in list(self.people)))`; "
         "`while self.people: await asyncio.sleep(0.001)`; `await self.keep()`.",
     ),
@@ -176,12 +197,44 @@ class Door:
         return status
 
 
+class Watched(ServerConnection):
+    """A connection that knows whether somebody has closed it, and how often since others could run."""
+
+    closes = in_a_row = 0
+
+    async def close(self, code=1000, reason=""):
+        if self.in_a_row == 0:
+            asyncio.get_running_loop().call_soon(setattr, self, "in_a_row", 0)
+        self.closes += 1
+        self.in_a_row += 1
+        require(
+            self.in_a_row < 1000,
+            "You closed one connection 1,000 times in a row. Closing what is closed returns at once and lets nobody else "
+            "run, so no handler can end and `people` never gets empty: close once, then wait with `asyncio.sleep`.",
+        )
+        await super().close(code, reason)
+
+
 @contextlib.asynccontextmanager
-async def listening(door, **options):
+async def listening(door):
     async with serve(
-        door.node.handler, "127.0.0.1", 0, process_request=door.answer, **options
+        door.node.handler,
+        "127.0.0.1",
+        0,
+        process_request=door.answer,
+        create_connection=Watched,
     ) as server:
         yield server.sockets[0].getsockname()[1]
+
+
+async def ten_seconds():
+    """Let them pass on the clock of this loop alone: whoever waits for a time has waited by then."""
+    loop, ahead = asyncio.get_running_loop(), 0.0
+    before = loop.time
+    loop.time = lambda: before() + ahead
+    for _ in range(40):
+        ahead += 0.25
+        await asyncio.sleep(0)
 
 
 async def a_debt(Node):
@@ -202,10 +255,12 @@ async def a_debt(Node):
         await acknowledged(people["Ben"], "Ben 0")
         names.append("Ben 0")
         await until(lambda: len(node.people) == len(people))
-        late = []
+        late, writes, looked = [], [], asyncio.Event()
 
         async def meanwhile():
             journal.before = None
+            writes.append(True)
+            await looked.wait()
             with contextlib.suppress(ConnectionClosed):
                 await acknowledged(ann, "Ann, late")
                 late.append("Ann, late")
@@ -214,7 +269,20 @@ async def a_debt(Node):
         given(
             "Ann, Ben and Cleo were connected, four entries were acknowledged, and the check awaited drain()."
         )
-        await gone(node.drain(), people)
+        inside = list(node.people)
+        drain = asyncio.ensure_future(node.drain())
+        for _ in range(3):  # turns of the loop: three closes need more
+            await asyncio.sleep(0)
+        at_once = node.draining
+        first = (
+            "wrote the batch"
+            if writes
+            else "sent people away"
+            if any(person.closes for person in inside)
+            else "waited"
+        )
+        looked.set()
+        await gone(drain, people)
         given("After drain() the check asked for /ready, and a newcomer knocked.")
         after = await door.ready(port), await door.knock(port)
         missing = [name for name in names if name not in journal.names]
@@ -229,6 +297,16 @@ async def a_debt(Node):
             "acknowledged after the last one was kept: it is lost. Keep when nobody can add anything.",
         )
         refused(*after, "After your drain")
+        require(
+            node.draining,
+            "After your drain `draining` is False still: `answer` goes by something of its own, and `handler` by `draining`. "
+            "Whoever was let in a moment before the drain is served, and may write. Set `self.draining`.",
+        )
+        require(
+            at_once,
+            f"Your `drain` {first} first, and `draining` was False meanwhile: the balancer is told that the node is ready, "
+            "and whoever is sent away comes straight back in. Let it be the first line.",
+        )
         name, code = next(
             ((name, p.close_code) for name, p in people.items() if p.close_code != 1012), ("", 1012)
         )
@@ -247,7 +325,10 @@ async def at_first(door, port):
     status = await door.ready(port)
     went_on = ""
     if door.returned[-1:] == [None]:
-        went_on = " `answer` returned None, so the handshake went on, and this is what a request gets that is none."
+        went_on = (
+            " `answer` returned None, so the handshake went on, and a plain request is no handshake. Is there a "
+            "`return` before `connection.respond`, and is the path `/ready`, with its slash?"
+        )
     require(
         status == 200,
         f"Before any drain, /ready was answered with {status}.{went_on} A balancer sends nobody to a node of which it does "
@@ -264,15 +345,19 @@ async def at_first(door, port):
     )
 
 
-async def gone(draining, people):
+async def gone(drain, people):
     """Await a drain, and the ends of all connections."""
-    drain = asyncio.ensure_future(draining)
+
+    def ended():
+        return all(person.close_code is not None for person in people.values())
+
     try:
-        await asyncio.wait([drain], timeout=patience())
+        await until(lambda: drain.done() or ended())
+        await ten_seconds()
         returned = drain.done()
         if returned:
             drain.result()
-            await until(lambda: all(person.close_code is not None for person in people.values()))
+            await until(ended)
         left = [name for name, person in people.items() if person.close_code is None]
         require(
             left == [],
@@ -325,8 +410,8 @@ async def a_write(Node):
             async with asyncio.timeout(patience()):
                 await begun.wait()
             drain = asyncio.ensure_future(node.drain())
-            # Whoever waits for `people` waits as long as the write takes; whoever waits for a time has waited by then.
-            await asyncio.wait([drain], timeout=1)
+            await until(lambda: drain.done() or ben.close_code is not None)
+            await ten_seconds()
             early = drain.done()
             newcomer = await door.ready(port), await door.knock(port)
         finally:
@@ -384,10 +469,15 @@ class Wire:
             "`hello()` has to return two things, a path and a list of messages, each of them as `say` made it; yours "
             f"returned {said(hello)}.",
         )
+        number = path.removeprefix("/?have=")
         require(
             re.fullmatch(r"/\?have=\d+", path),
-            f"`hello()` returned the path {path!r}, in which a server finds no number of entries. It begins with a slash "
-            "and a question mark, as in `/?have=12`.",
+            f"`hello()` returned the path {path!r}, in which a server finds no number of entries. "
+            + (
+                "It begins with a slash and a question mark, as in `/?have=12`."
+                if number == path
+                else f"{number!r} is none: `have` counts them, from 0."
+            ),
         )
         strange = [list(m) for m in messages if self.texts.get(str(m[0])) != m[1]]
         require(
@@ -545,11 +635,17 @@ def pauses(Client):
     )
     for attempt, crowd in crowds.items():
         width = max(max(crowd) / 10, 0.001)
-        _, most = Counter(int(pause / width) for pause in crowd).most_common(1)[0]
+        tenth, most = Counter(int(pause / width) for pause in crowd).most_common(1)[0]
+        after = min(pause for pause in crowd if int(pause / width) == tenth)
         require(
             most <= 250,
             f"A node closed all its connections, and {most:,} of 1,000 people came back within the same tenth of the time, "
-            f"at attempt {attempt}. They all knock at once, at the nodes that are left: let chance spread them.",
+            f"at attempt {attempt} after {after:.1f} s. They all knock at once, at the nodes that are left: "
+            + (
+                f"{crowd.count(30):,} wait 30 s to the dot. Limit the range, not what chance gave."
+                if 250 < crowd.count(30) < 1000
+                else "let chance spread them."
+            ),
         )
         least, longest, limit = min(crowd), max(crowd), min(30, 2**attempt)
         require(
@@ -578,7 +674,7 @@ def pauses(Client):
 )
 async def nothing_acknowledged_is_lost(Node, Client, deploy, restarts=MACHINES):
     fleet = Fleet(Node)
-    rounds = math.ceil(restarts / MACHINES)
+    rounds = max(1, math.ceil(restarts / MACHINES))
     async with contextlib.AsyncExitStack() as stack:
         await fleet.open(stack)
         people = [Person(Client, number, fleet) for number in range(PEOPLE)]
@@ -593,7 +689,8 @@ async def nothing_acknowledged_is_lost(Node, Client, deploy, restarts=MACHINES):
                 given(
                     "Three machines ran, four people wrote, and the check awaited deploy(machines, balancer)."
                 )
-                await deploy(list(fleet.machines), fleet)
+                fleet.handed = list(fleet.machines)
+                await deploy(fleet.handed, fleet)
                 fleet.nothing_forgotten()
                 working(tasks)
             await fleet.settle(people)
@@ -617,7 +714,9 @@ def reported(fleet, people, rounds):
     require(
         old == [],
         f"Your deployment returned, and {', '.join(map(str, old))} {'run' if len(old) > 1 else 'runs'} the old version "
-        "still. Every machine has to be restarted.",
+        "still. Every machine has to be restarted."
+        + " You changed `machines` while you went through it, and so the loop left some out."
+        * (fleet.handed != fleet.machines),
     )
     missing = [machine for machine in fleet.machines if machine not in fleet.used]
     require(
@@ -628,10 +727,16 @@ def reported(fleet, people, rounds):
     verdict = fleet.history.verdict()
     kept = {text for _, text in fleet.journal.entries}
     lost = [text for text in dict.fromkeys(verdict.acked_and_lost) if text not in kept]
+    owing = [
+        f"`drain` of {machine} had returned, and when you stopped it, it owed some of them still: is `15-drain` correct?"
+        if drained
+        else f"You stopped {machine}, which had some of them in memory, and nobody had told it to drain."
+        for machine, drained, debts in fleet.debts
+        if any(text in lost for _, text in debts)
+    ]
     require(
         lost == [],
-        f"{len(lost)} entries were acknowledged and are in no journal. They were in the batch of a process that you "
-        "stopped before it had paid its debts.",
+        f"{len(lost)} entries were acknowledged and are in no journal. {''.join(owing[:1])}",
     )
     require(
         verdict.duplicated == [],
@@ -705,7 +810,9 @@ class Machine:
     def __init__(self, number, fleet):
         self.number, self.fleet = number, fleet
         self.starts = 0
-        self.server = self.node = self.timer = None
+        self.server = self.node = self.timer = self.line = None
+        self.drained = False
+        self.writing = asyncio.Lock()
         self.warming = self.fruitless = 0
         self.asked, self.others_went_on = 0.0, True
         self._reserved = socket.socket()
@@ -730,9 +837,10 @@ class Machine:
             f"You started {self}, which still ran. Two processes cannot listen at one port: stop the old one first.",
         )
         self.starts += 1
-        self.fruitless = 0
+        self.fruitless, self.drained = 0, False
         self.warming = 2 if self.starts > 1 else 0
-        self.node = self.fleet.Node(self.fleet.journal)
+        self.line = Line(self.fleet.journal)
+        self.node = self.fleet.Node(self.line)
         self.server = await serve(
             self.node.handler, "127.0.0.1", self.port, process_request=self._answer, close_timeout=1
         )
@@ -741,7 +849,8 @@ class Machine:
     async def _keep(self):
         while True:
             await asyncio.sleep(0.05)
-            await self.node.keep()
+            async with self.writing:
+                await self.node.keep()
 
     @step("machine.ready")
     async def ready(self):
@@ -774,10 +883,18 @@ class Machine:
 
     @step("machine.drain")
     async def drain(self):
-        """Drain the node, and have newcomers look in."""
+        """End the timer between two of its writes, drain the node, and have newcomers look in."""
+        require(
+            self.server is not None or self.drained,
+            f"You drained {self} after you had stopped it. `stop` ends a process as it is: what it had acknowledged, and "
+            "had only in memory, is lost. First drain, then stop.",
+        )
         given(f"The drain() of your Node, at {self}, did not return: is `15-drain` correct?")
         async with asyncio.timeout(2 * patience()):
+            async with self.writing:
+                self.timer.cancel()
             await self.node.drain()
+        self.drained = True
         given(f"Four people wrote, and {self} was drained.")
         await self.fleet.newcomers(
             f"{self} was drained. A node that drains refuses people, and nginx was still sending some there"
@@ -802,7 +919,9 @@ class Machine:
     def kill(self):
         """End it at once: what its tasks still write goes nowhere."""
         if self.server is not None:
-            self.node.journal = Journal()
+            self.line.cut = True
+            debts = [entry for batch in (*self.line.begun, self.node.batch) for entry in batch]
+            self.fleet.debts.append((self, self.drained, debts))
             for connection in list(self.server.connections):
                 connection.transport.abort()
             self.server.close()
@@ -828,6 +947,7 @@ class Fleet:
         self.turn = asyncio.Lock()
         self.probes = 0
         self.steps, self.forgotten = [], []
+        self.debts, self.handed = [], []
 
     def nothing_forgotten(self):
         require(
@@ -852,6 +972,11 @@ class Fleet:
     @step("balancer.use")
     async def use(self, machines):
         """Send newcomers to these from now on."""
+        require(
+            machines,
+            "You told nginx to use no machine, and every newcomer would be refused: there has to be one at least. Who "
+            "takes people while one is out?",
+        )
         async with self.turn:
             self.used = list(machines)
             await asyncio.to_thread(self.nginx.reload, self.used)
@@ -921,7 +1046,7 @@ class Person:
                 self.codes.append(connection.close_code)
             except (InvalidHandshake, OSError, EOFError):
                 pass
-            await asyncio.sleep(min(self.client.pause(attempt), 30) / 20)
+            await asyncio.sleep(min(seconds(self.client, attempt), 30) / 20)
             attempt += 1
 
     async def write(self, connection):
