@@ -8,6 +8,8 @@ from pathlib import Path
 
 import nbformat
 
+from helpers.stacks import STACKS
+
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = tomllib.loads((ROOT / "notebooks" / "claims.toml").read_text(encoding="utf-8"))
 IDS = [
@@ -61,7 +63,7 @@ def test_a_criterion_rests_on_claims_that_cells_answer():
     assert len(criteria) == 10
     for key, entry in criteria.items():
         assert entry["verdict"] == "judgement", key
-        assert set(entry["favours"]) <= {"Channels", "Flask-SocketIO", "SSE", "websockets"}, key
+        assert set(entry["favours"]) <= {*STACKS, "SSE"}, key
         assert len(entry["evidence"]) >= 2, key
         assert all(LEDGER[claim]["verdict"] in ANSWERED for claim in entry["evidence"]), key
 
