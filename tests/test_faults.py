@@ -691,7 +691,8 @@ def test_a_reset_may_come_later() -> None:
     after = 0.15
     with listening(echo) as port, tap(port) as wire, client(wire) as early:
         round_trip(early)
-        started = time.monotonic()  # before the fault: between its beginning and the next line anything may come
+        # Before the fault begins: a busy machine may stand still between its beginning and the next line.
+        started = time.monotonic()
         with faults.reset_peer(wire, after=after):
             assert round_trip(early) < after
             with pytest.raises(ConnectionResetError):
