@@ -183,7 +183,7 @@ class _LoopServer(Server):
 
     def _open(self, timeout: float) -> None:
         # IPPROTO_TCP, because asyncio switches Nagle's algorithm off only for a socket that says so: without it every
-        # response on a kept connection is 40 ms late (encode/uvicorn#3149).
+        # response on a kept connection is 40 ms late (Kludex/uvicorn#3149).
         self._listener = listener = socket.socket(
             socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
         )

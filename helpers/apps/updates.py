@@ -17,7 +17,8 @@ from urllib.parse import parse_qsl
 import socketio
 from engineio.payload import Payload
 
-# On polling, what has gathered goes out together. By default both sides refuse more than 16 packets at once, and hang up.
+# On polling, what has gathered goes out together. By default the server drops more than 16 packets at once, and
+# the client hangs up.
 Payload.max_decode_packets = 10_000
 
 
