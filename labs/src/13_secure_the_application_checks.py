@@ -70,6 +70,14 @@ def only_own_pages_come_in(own_pages):
                 at_home("https://chat.example:8443"),
                 "the name is yours, the port is somebody else's. An origin is scheme, name and port.",
             ),
+            "a page whose name ends like yours": (
+                at_home("https://not-chat.example"),
+                "anybody can buy a name that ends like that. Compare whole origins.",
+            ),
+            "your page without TLS": (
+                at_home("http://chat.example"),
+                "whoever sits on the wire between can write what comes over http. An origin is scheme, name and port.",
+            ),
             "a visitor without an origin": (
                 {"host": HOST},
                 "every browser names one. Who does not is a script, and the exercise keeps those out.",
@@ -95,6 +103,11 @@ def only_own_pages_come_in(own_pages):
                     f"{she}, at {page['origin']}, got {code}. A lock that keeps out its owner will "
                     "be taken off. Look at how the headers are written in `headers`, and compare with each of your origins.",
                 )
+                require(
+                    entered,
+                    f"{she} got 101, and your application has not heard of her: your guard accepted, and nobody is behind "
+                    "it. Who comes in is accepted by the application: `await app(scope, receive, send)`, and nothing else.",
+                )
                 continue
             require(not (code == 101 and entered), f"{she} got in: {why}")
             require(
@@ -113,12 +126,14 @@ def only_own_pages_come_in(own_pages):
             "behind the refusal. Whoever is refused gets nowhere: `return`, or `else`.",
         )
     show(table(seen, caption="Who comes in"))
-    return "Both of your own pages came in, and six others did not."
+    return "Both of your own pages came in, and eight others did not."
 
 
 async def called_by_a_foreign_page(guarded):
+    events = iter([{"type": "websocket.connect"}])
+
     async def receive():
-        return {"type": "websocket.connect"}
+        return next(events, {"type": "websocket.disconnect", "code": 1006})
 
     async def send(message):
         pass
@@ -278,6 +293,11 @@ def what_is_no_room(eve):
                 f"Eve sent {json.dumps(message)}, and her connection ended{code_of([got])}. What is no room wants the same "
                 "answer as a room that is not hers: `refuse`.",
             )
+            require(
+                got["type"] != "joined",
+                f"Eve sent {json.dumps(message)}, and got joined: no list names that room, and so none names her. Rooms that "
+                "anybody can invent are rooms without a door, and each of them costs memory: `refuse`.",
+            )
 
 
 def code_of(messages):
@@ -296,12 +316,17 @@ def an_outsider_speaks(ada, eve):
     given('Eve sent {"type": "say", "room": "staff", "text": "hello, staff", "name": "ada"}.')
     tell(eve, "say", room="staff", text="hello, staff", name="ada")
     tell(eve, "say", room="lobby", text="done", name="eve")
-    until(eve, "done")
+    got = until(eve, "done")
     heard = texts(until(ada, "done"), text="hello, staff")
     require(
         not heard,
         f'Eve has not joined staff, and is no member. She said something there, and Ada heard it: "{(heard or [""])[0]}". To '
         "publish one need not listen: ask at this door, too.",
+    )
+    require(
+        got,
+        "Eve said something in staff, which is not her room, and nothing came back: she cannot tell that from a text that "
+        "all have read, nor could a member who mistypes a room. `await self.refuse()` at this door, too.",
     )
 
 
@@ -383,7 +408,7 @@ async def tokens_end(Desk):
     desk = Desk()
     given('The check called `log_in("ada")` three times, then `log_in("eve")`.')
     tokens = [desk.log_in("ada") for _ in range(3)] + [desk.log_in("eve")]
-    first, phone, *_ = tokens
+    first, phone, tablet, _ = tokens
     require(
         all(isinstance(token, str) and len(token) >= 16 for token in tokens)
         and len(set(tokens)) == 4,
@@ -404,13 +429,12 @@ async def tokens_end(Desk):
         random.seed(6455)
         require(
             once != Desk().log_in("ada"),
-            "Your tokens come from `random`, which whoever has seen enough of them can continue: it is made for games. The "
-            "module `secrets` is made for this.",
+            "Ada logged in at two new desks, with `random` in the same state, and got the same token. Whoever has seen some "
+            "tokens can work out the next one, from `random` as from a name and a number. The module `secrets` is made for "
+            "this.",
         )
     finally:
         random.setstate(state)
-    for odd in ("guess", "", None, 7, ["guess"]):
-        worthless(desk, odd, "that nobody had given out")
     given("Ada opened two connections with one token, and one with another.")
     page, other, gone = Connection(desk, first, comes_back=True), *two(desk, first)
     telephone, eve = Connection(desk, phone), Connection(desk, tokens[3])
@@ -421,8 +445,21 @@ async def tokens_end(Desk):
             f"Ada has logged in, and `admit` returned {name!r} for her token. The chat has to know who she is: return "
             "her name.",
         )
+    for odd in ("guess", "", None, 7, ["guess"]):
+        worthless(desk, odd, "that nobody had given out")
     desk.leave(first, gone)
     desk.leave(first, gone)
+    given(
+        "Ada reloaded the page on a third device: a connection left, another came with its token."
+    )
+    desk.admit(tablet, before := Connection(desk, tablet))
+    desk.leave(tablet, before)
+    name = desk.admit(tablet, Connection(desk, tablet))
+    require(
+        name == "ada",
+        f"Ada reloaded a page: its only connection left, another came with the same token, and `admit` returned {name!r}. "
+        "She would have to log in again after each tunnel. `leave` forgets a connection; the token ends with `log_out`.",
+    )
     given("Ada logged out: the check awaited `log_out(token)`, with two connections open.")
     await desk.log_out(first)
     still = [c for c in (page, other) if not c.codes]
@@ -433,7 +470,7 @@ async def tokens_end(Desk):
     )
     require(
         page.codes == other.codes == [4401],
-        f"At the logout the two connections were closed with {page.codes[0]} and {other.codes[0]}. A page cannot tell "
+        f"At the logout the two connections were closed with {page.codes[0]!r} and {other.codes[0]!r}. A page cannot tell "
         "that from a network that is gone, and comes back again and again: say 4401.",
     )
     require(
@@ -477,9 +514,14 @@ def worthless(desk, token, when):
     given(f"The check called `admit({'…' if secret else token!r}, connection)`.")
     name = desk.admit(token, Connection(desk, token))
     require(
-        not name,
-        f"A token {when}: `admit` returned {name!r}. Whoever has copied it is still Ada; return None for what is no "
-        "token now.",
+        name is None,
+        f"A token {when}: `admit` returned {name!r}. "
+        + (
+            "Whoever has copied it is still Ada; return"
+            if name
+            else "The chat will look for None: return"
+        )
+        + " None for what is no token now.",
     )
 
 
@@ -519,6 +561,7 @@ def limits_are_met(Meter):
         )
     bucket_drips(meter, clock)
     places_are_counted(meter)
+    limits_are_its_own(Meter, clock)
     return "Bytes, drops and places: each is counted for the one who used it, and nobody pays for being refused."
 
 
@@ -605,6 +648,36 @@ def places_are_counted(meter):
         if not again[0]
         else "One of the three left, and two came in.",
     )
+    given("Eve's bucket was empty; all her connections left.")
+    for _ in range(3):
+        meter.leave("eve")
+    require(
+        meter.too_fast("eve"),
+        "Eve emptied her bucket, all her connections left, and at the same moment a message passed: leaving had filled it. A "
+        "flood would come in portions, with a new connection for each. A bucket belongs to a name; only time fills it.",
+    )
+
+
+def limits_are_its_own(Meter, clock):
+    meter = Meter(size=10, burst=2, per_second=4, connections=1, clock=clock)
+    limits = "size=10, burst=2, per_second=4, connections=1"
+    given(f"The check made a second meter, with {limits}.")
+    now = [meter.too_big("x" * 11), *(meter.too_fast("eve") for _ in range(3))]
+    clock.now += 0.25
+    then = [*(meter.too_fast("eve") for _ in range(2)), meter.enter("eve"), meter.enter("eve")]
+    for what, answers, right in (
+        ("`too_big`, with 11 bytes,", now[:1], [True]),
+        ("`too_fast`, three times at a moment,", now[1:], [False, False, True]),
+        ("`too_fast`, twice a quarter of a second later,", then[:2], [False, True]),
+        ("`enter`, twice,", then[2:], [True, False]),
+    ):
+        said = ", ".join(str(bool(answer)) for answer in answers)
+        require(
+            [bool(answer) for answer in answers] == right,
+            f"The check made a second meter, with {limits}. {what} returned {said}, and not "
+            f"{', '.join(map(str, right))}. Its limits and its counts are its own: ask `self` for them, and no number, and "
+            "keep nothing on the class.",
+        )
 
 
 # All twelve
@@ -662,6 +735,7 @@ class Battery:
             self.pages()
             self.rooms(ada, grace)
             self.tokens(grace)
+        self.strangers()
         self.limits()
         return self.got
 
@@ -736,32 +810,64 @@ class Battery:
 
     def limits(self):
         with ExitStack() as stack:
+            page, _ = self.come(stack, "eve", "notes")
             eve, _ = self.come(stack, "eve", "notes")
             given("The attack was an oversize message: a text of 64 KiB.")
             tell(eve, "say", room="notes", text="x" * 65_536, name="eve")
             got = answer(eve)
+            tell(page, "say", room="notes", text="small", name="eve")
+            heard = texts(until(page, "small"))
             self.note(
                 "an oversize message",
-                got["type"] == "said",
-                f"taken: {len(got['text']) >> 10} KiB" if "text" in got else outcome(got),
+                heard or got["type"] == "said",
+                f"taken: {len(got['text']) >> 10} KiB"
+                if "text" in got
+                else f"{outcome(got)}, and the others in the room got it"
+                if heard
+                else outcome(got),
             )
-        with ExitStack() as stack:
-            eve, _ = self.come(stack, "eve", "notes")
-            given("The attack was a flood: 60 messages without a pause.")
-            for number in range(60):
-                tell(eve, "say", room="notes", text=str(number), name="eve")
-            got = [answer(eve)]
-            while got[-1]["type"] != "closed" and len(got) < 60:
-                got.append(answer(eve))
-            said, end = len(texts(got)), got[-1]
-            few = f"{said} of 60 said" if said == 60 else "fewer than 40 of 60 said"
-            works = said >= 40
-            self.note(
-                "a flood",
-                works,
-                few if works or end["type"] == "said" else f"{few}, {outcome(end)}",
-            )
+        given("The attack was a flood: 60 messages, 20 on each of three connections.")
+        got = [message for _ in range(3) for message in self.flood()]
+        said, end = len(texts(got)), got[-1]
+        works = said >= 40
+        few = "60" if said == 60 else "40 or more" if works else "fewer than 40"
+        few += " of 60 said"
+        self.note(
+            "a flood",
+            works,
+            few if works or end["type"] == "said" else f"{few}, {outcome(end)}",
+        )
         self.crowd()
+
+    def flood(self):
+        """Say twenty things on a new connection, and return what came."""
+        with ExitStack() as stack:
+            eve, got = enter(stack, self.server, "eve", self.token("eve"), AT_HOME)
+            found = [got]
+            tell(eve, "join", room="notes")
+            for number in range(20):
+                tell(eve, "say", room="notes", text=str(number), name="eve")
+            while found[-1]["type"] != "closed" and len(found) < 22:
+                found.append(answer(eve))
+            return found
+
+    def strangers(self):
+        with ExitStack() as stack:
+            stranger = stack.enter_context(visit(self.server, **AT_HOME))
+            given("A stranger sent 60 messages, and had not said hello.")
+            for _ in range(60):
+                tell(stranger, "join", room="notes")
+            got = [answer(stranger)]
+            while got[-1]["type"] != "closed" and len(got) < 60:
+                got.append(answer(stranger))
+            for name in ("ada", "grace"):
+                _, got = enter(stack, self.server, name, self.token(name), AT_HOME)
+                require(
+                    got["type"] == "welcome",
+                    f"A stranger sent 60 messages and never said hello. Then {name.title()} came with a good token, and got "
+                    f"{outcome(got)}. Who has no name has no bucket: one for all of them lets one stranger lock out "
+                    "everybody. Before hello only the size counts.",
+                )
 
     def crowd(self):
         token = self.token("mallory")
@@ -788,6 +894,12 @@ class Battery:
                     "never given back. Who reconnects three times, as every telephone does, is out for ever.",
                 )
                 time.sleep(0.05)
+            _, got = enter(stack, self.server, "mallory", token, AT_HOME)
+            require(
+                got["type"] != "welcome",
+                "Mallory had three connections and closed one, and two came in for it: its place was given back twice. She "
+                "goes on like that until all are hers. `give_back` runs in the `finally` already; nobody else calls it.",
+            )
 
 
 def heard_as(heard):
@@ -811,8 +923,9 @@ WHY = {
     "a guessed token": "The desk returned None for it. What does your `hello` do then?",
     "a token after the logout": "Ask the desk at each hello.",
     "a connection open at the logout": "The desk closes what it knows of: `admit` has to be told which connection this is.",
-    "an oversize message": "Ask `too_big` before anything reads the text.",
-    "a flood": "Ask `too_fast` at each message, once there is a name.",
+    "an oversize message": "Ask `too_big` before anything reads the text, and stop there.",
+    "a flood": "Ask `too_fast` at each message, once there is a name, and for this name: it has one bucket "
+    "for all its connections.",
     "a crowd of connections": "One meter counts for all connections; a place is given back once, by who had it.",
 }
 
@@ -831,9 +944,9 @@ def watched(desk):
         held.discard((token, connection))
         return leave(token, connection)
 
-    def logs_out(token):
+    async def logs_out(token):
         held.difference_update([one for one in held if one[0] == token])
-        return log_out(token)
+        await log_out(token)
 
     desk.admit, desk.leave, desk.log_out = admits, leaves, logs_out
     return held
@@ -880,10 +993,17 @@ def twelve_attacks_are_met(Chat, secured, Desk):
             f'{12 - sum(w for w, _ in after.values())} of the 12 attacks are met; {attack} still works. It got "{got}". '
             f"{WHY[attack]}",
         )
+    welcome = any(getattr(connection, "name", None) is not None for _, connection in held)
     require(
         not held,
-        f"Everybody has left, and the desk still holds {len(held)} connections: the meter had no place for them, but the "
-        "desk had let them in already. `give_back` returns each by itself, the line at the desk and the place.",
+        f"Everybody has left, and the desk still holds {len(held)} connections"
+        + (
+            ", of people whom you had welcomed: it would close them at a logout, and they are gone. `give_back` calls "
+            "`self.desk.leave`, with the token that this connection came with."
+            if welcome
+            else ": the meter had no place for them, but the desk had let them in already. `give_back` returns each by "
+            "itself, the line at the desk and the place."
+        ),
     )
     met = sum(works for works, _ in before.values())
     return f"{met} attacks had worked on the chat as it was, and none works on yours; Ada and Grace did not notice anything."
