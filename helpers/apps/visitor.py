@@ -7,6 +7,7 @@ a client says here is true of a page only where a browser would say the same.
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 SOCKET_IO = "/socket.io/?EIO=4&transport=websocket"
 """The path and query at which a Socket.IO server takes a WebSocket."""
+
+QUIET = logging.getLogger(__name__)
+"""Where the clients report, and nobody reads. When a send fails while the other thread has an answer in its hand, websockets
+17.4 reports "unexpected internal error" to stderr; the connection ends as it would have (`recv_events` in its
+`sync/connection.py`). That happens now and then with a message that is too big for its server."""
+
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
 
 
 def visit(
@@ -53,6 +62,7 @@ def visit(
         user_agent_header=None,
         compression=None,
         proxy=None,
+        logger=QUIET,
     )
 
 

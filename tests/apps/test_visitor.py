@@ -8,7 +8,7 @@ import httpx
 import pytest
 from flask import session
 from flask_socketio import SocketIO, disconnect, emit
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from helpers import serve
 from helpers.apps import guests
@@ -102,3 +102,20 @@ def test_a_server_that_refuses_or_ends_is_noticed():
                 page.send("40")
                 page.send('42["leave"]')
                 assert next_event(page) is None
+
+
+def test_an_answer_that_comes_when_a_send_has_failed_is_no_error_of_a_cell(
+    server, monkeypatch, capsys
+):
+    """What websockets reports of its own threads is read by nobody: the end of the connection says it all."""
+
+    def too_late(data):
+        raise EOFError("stream ended")
+
+    with visit(server, "/tell") as connection:
+        connection.recv(5)
+        monkeypatch.setattr(connection.protocol, "receive_data", too_late)
+        connection.send("the server ends, and answers with a close frame")
+        with pytest.raises(ConnectionClosed):
+            connection.recv(5)
+    assert capsys.readouterr().err == ""
