@@ -26,7 +26,8 @@ async def listener(scope, receive, send):
     await send({"type": "websocket.accept"})
     headers = [(name.decode(), value.decode()) for name, value in scope["headers"]]
     await send({"type": "websocket.send", "text": json.dumps(headers)})
-    await receive()
+    if (await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.close"})
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,10 @@ def test_an_answer_that_comes_when_a_send_has_failed_is_no_error_of_a_cell(
 ):
     """What websockets reports of its own threads is read by nobody: the end of the connection says it all."""
 
+    answers = []
+
     def too_late(data):
+        answers.append(data)
         raise EOFError("stream ended")
 
     with visit(server, "/tell") as connection:
@@ -118,4 +122,5 @@ def test_an_answer_that_comes_when_a_send_has_failed_is_no_error_of_a_cell(
         connection.send("the server ends, and answers with a close frame")
         with pytest.raises(ConnectionClosed):
             connection.recv(5)
+    assert len(answers) == 1
     assert capsys.readouterr().err == ""
