@@ -12,7 +12,7 @@ import websockets
 
 from helpers import serve, tap
 from helpers.history import History
-from helpers.lab import NotYet, exercise, given, patience, require, show
+from helpers.lab import NotYet, exercise, given, patience, require, show, until
 from helpers.tap import Fault
 
 SEED = 6455
@@ -78,12 +78,33 @@ def connector(wire):
                 break
             except (OSError, EOFError, websockets.WebSocketException):
                 await asyncio.sleep(0)
+        ws.send, ws.recv = not_for_ever(ws.send), not_for_ever(ws.recv)
         try:
             yield ws
         finally:
             await ws.close()
 
     return connect
+
+
+def not_for_ever(method):
+    """What is tried on an ended connection without an end would hold the loop: nothing waits there any more."""
+    tries = 0
+
+    async def call(*args, **options):
+        nonlocal tries
+        try:
+            return await method(*args, **options)
+        except websockets.ConnectionClosed:
+            tries += 1
+            require(
+                tries < 1000,
+                "Your code tried a thousand times to go on with a connection that had ended. It does not come back: `async "
+                "with connect()` gives you another one, and belongs inside of the loop.",
+            )
+            raise
+
+    return call
 
 
 def words(message):
@@ -110,6 +131,10 @@ async def running(wire, *coroutines):
     finally:
         for task in tasks:
             task.cancel()
+        if (await asyncio.wait(tasks, timeout=patience()))[1]:
+            given(
+                "The check cancelled your function, and it went on: a bare `except:` catches that, too."
+            )
         await asyncio.gather(*tasks, return_exceptions=True)
         for _ in range(
             5
@@ -170,6 +195,26 @@ def log_has_each_text_once(Log):
         "ann's number 2 is not there yet. To take 3 now is to have 2 behind it, or never.",
     )
     expect_held(log, 2, wanted[2:], "An offset is for ever: a client counts with it what it has.")
+    expect_added(
+        log, ("cid", 1, "?"), False, "cid is new here, and begins with 0 as well: that is missing."
+    )
+    expect_added(log, ("ann", 2, "so"), True, "Now it is there: ann's next.")
+    expect_added(log, ("ann", 3, "?"), True, "It was too early before; now 2 is there.")
+    expect_held(
+        log,
+        3,
+        [(3, "ann", "so"), (4, "ann", "?")],
+        "ann's 3 had come too early, and was refused. Who counts what did not come in takes her next texts for copies.",
+    )
+    log = Log()
+    expect_added(log, ("ann", 0, "hi"), True, "This is another log, and the first text in it.")
+    expect_held(
+        log,
+        0,
+        [(0, "ann", "hi")],
+        "This is another log, made just now. What stands on the class, or is the default of an argument, is made once "
+        "and shared by all logs: make it in `__init__`, for `self`.",
+    )
     fuzzed(Log)
     return "Three senders, ninety texts and three copies of each, in an order that no clock would give."
 
@@ -228,8 +273,11 @@ def fuzzed(Log):
 async def follow_delivers_each_entry_once(follow):
     given('The server waits for ["have", 0] and then sends three entries.')
     await followed(follow, 3, cuts=0)
-    given("The server has sixty entries, and the wire is cut forty times.")
+    given(
+        "The server has sixty entries, and the wire is cut forty times: a pause after each cut adds up."
+    )
     cuts = await followed(follow, 60, cuts=40)
+    await alike(follow)
     return f"Sixty entries over {cuts} cuts, some of them sent twice, and each delivered once."
 
 
@@ -303,6 +351,33 @@ async def followed(follow, size, cuts):
     return fault.done
 
 
+async def alike(follow):
+    """Three entries that say the same: nothing but the offset tells them from copies."""
+    entries, delivered = [(sender, "hi") for sender in ("ann", "ben", "ann")], []
+
+    async def replay(ws):
+        await ws.recv()
+        for offset, entry in enumerate(entries):
+            await ws.send(json.dumps(["entry", offset, *entry]))
+        await ws.wait_closed()
+
+    given("The server has three entries, and each of them says 'hi'.")
+    with serve(replay, name="lab") as server:
+        reading = follow(connector(server), lambda *entry: delivered.append(entry))
+        async with running(server, reading) as tasks:
+            await rest(tasks, lambda: len(delivered) >= len(entries), lambda: len(delivered))
+    require(
+        len(delivered) == len(entries),
+        f"The server sent three entries that all say 'hi', of ann, ben and ann again, and you delivered {len(delivered)}. "
+        "Two people may say the same, and one of them twice: only the offset tells an entry from a copy.",
+    )
+    require(
+        delivered == entries,
+        f"The server sent entries of ann, ben and ann, and you delivered {', '.join(map(repr, delivered))}. The sender is "
+        "the third thing in an entry, and goes to `deliver` with its text.",
+    )
+
+
 class Numbers:
     """The log of the checks: what a right answer to 12-log does."""
 
@@ -329,17 +404,19 @@ class Numbers:
     deadline=20.0,
 )
 async def say_is_heard_once(say):
-    given("The server heard two texts and acknowledged both.")
-    await said(say, ["one", "two"])
+    given("The server acknowledges four texts, and the third is like the first.")
+    await said(say, ["one", "two", "one", "three"])
     given("The server stored the first text; the connection was cut before its ack.")
     await said(say, ["one", "two"], lose=1)
-    given("A hundred texts of ben, and the wire is cut thirty times.")
+    given(
+        "A hundred texts of ben, and the wire is cut thirty times: a pause after each cut adds up."
+    )
     cuts = await said(say, [f"text {n}" for n in range(100)], cuts=30, name="ben")
     return f"A hundred texts over {cuts} cuts: each is in the log, once, and in your order."
 
 
 async def said(say, texts, cuts=0, lose=0, name="ann"):
-    log, heard, fault = Numbers(), [], Cuts(cuts)
+    log, heard, fault, whole = Numbers(), [], Cuts(cuts), not cuts and not lose
 
     async def listen(ws):
         nonlocal lose
@@ -357,7 +434,7 @@ async def said(say, texts, cuts=0, lose=0, name="ann"):
 
     with serve(listen, name="lab") as server, tap(server) as wire:
         wire.add(fault)
-        async with running(wire, say(connector(wire), name, texts)) as tasks:
+        async with running(wire, say(connector(wire), name, [*texts])) as tasks:
             await rest(
                 tasks,
                 lambda: log.gap is not None or len(log.texts) > len(texts),
@@ -370,7 +447,25 @@ async def said(say, texts, cuts=0, lose=0, name="ann"):
         f"This time your function was to speak for {name}, and it said {stray and json.dumps(stray[0])}. The name is what "
         "it was called with.",
     )
-    twice = [text for text in texts if log.texts.count(text) > 1]
+    known = list(zip(texts, log.texts, strict=False))
+    wrong = [number for number, (text, found) in enumerate(known) if whole and text != found]
+    require(
+        not wrong,
+        f"Your list is {texts}, and the server heard {log.texts}, though the wire was whole. The number of a text is its "
+        "place in the list.",
+    )
+    numbers = [one[2] for one in heard if one[:1] == ["say"]]
+    require(
+        not (whole and log.gap is not None and numbers.count(0) > 1 and 2 not in numbers),
+        f"Your list is {texts}, and you said both {texts[0]!r} under number 0: the server takes the second for a retry. A text "
+        "is known by its place, not by its words.",
+    )
+    require(
+        not (whole and log.gap is not None),
+        f"You said number {log.gap} when the server had {len(log.texts)} of your texts, though the wire was whole. The "
+        "first in the list is number 0, the next is 1: say them in this order.",
+    )
+    twice = [text for text in texts if log.texts.count(text) > texts.count(text)]
     require(
         not twice,
         f"{twice[0] if twice else ''!r} is in the log twice. Its ack was lost, and you said it again under another "
@@ -413,6 +508,7 @@ MEMBERS, TEXTS, CUTS = ("ann", "ben", "cid"), 40, 200
 )
 async def chat_survives_the_wire(chat, member, Log):
     await answers(chat, Log)
+    again = await remembers(member)
     log, history, arrived, begun = Log(), History(MEMBERS), set(), []
     for name in MEMBERS:
         for text in texts_of(name):
@@ -429,7 +525,9 @@ async def chat_survives_the_wire(chat, member, Log):
         return len(arrived) >= len(MEMBERS) * (len(MEMBERS) * TEXTS + more)
 
     fault = Cuts(CUTS)
-    given(f"Three members say {TEXTS} texts each, and the wire is cut {CUTS} times.")
+    given(
+        f"Three members say {TEXTS} texts each, and the wire is cut {CUTS} times: a pause after each cut adds up."
+    )
     with serve(handler(chat, log, begun), name="lab") as server, tap(server) as wire:
         wire.add(fault)
         connect = connector(wire)
@@ -485,6 +583,12 @@ async def chat_survives_the_wire(chat, member, Log):
             f"{got[first]!r} was delivered. Deliver a text when it comes as an entry, your own, too: the server says "
             "what came first.",
         )
+    require(
+        again == [2],
+        "The server acknowledged ann's texts 0 and 1 and closed the connection. The first that your `member` said on the "
+        f"next one was {again[0] if again else 'nothing'}, and it takes 2: say again what has no ack, and nothing else, or "
+        "a long conversation is said anew at each cut.",
+    )
     return (
         f"{fault.done} cuts, and each of {len(MEMBERS)} members has all {len(MEMBERS) * TEXTS} texts, once, each "
         "sender's in order. And the end, of course."
@@ -493,6 +597,52 @@ async def chat_survives_the_wire(chat, member, Log):
 
 def texts_of(name):
     return [f"{name} {number}" for number in range(TEXTS)]
+
+
+async def remembers(member):
+    """Return the numbers that ann's next connection begins with, when two of her three texts have an ack."""
+    connections, delivered = [], []
+
+    async def listen(ws):
+        connections.append([])
+        async for message in ws:
+            match words(message):
+                case ["have", _] if len(connections) == 1:
+                    await ws.send(json.dumps(["entry", 0, "ben", "hello"]))
+                case ["say", str(name), int(number), _]:
+                    connections[-1].append((name, number))
+                    if len(connections) == 1:
+                        await ws.send(json.dumps(["ack", number]))
+                        if number == 1:
+                            return
+
+    given("The server told ann of a text of ben, acknowledged two of her three and closed.")
+    with serve(listen, name="lab") as server:
+        saying = member(
+            connector(server),
+            "ann",
+            ["one", "two", "three"],
+            lambda *entry: delivered.append(entry),
+        )
+        async with running(server, saying) as tasks:
+            await rest(
+                tasks,
+                lambda: len(connections) > 1 and connections[1],
+                lambda: len(connections),
+            )
+    names = {name for said in connections for name, _ in said}
+    require(
+        names <= {"ann"},
+        "Your `member` was called with the name ann, heard a text of ben, and then spoke as ben. Has the loop that takes "
+        "entries apart put another in the place of `name`?",
+    )
+    senders = {sender for sender, text in delivered if text == "hello"}
+    require(
+        senders <= {"ben"},
+        f"The server sent ann an entry of ben, 'hello', and your `member` delivered it as a text of {listed(sorted(senders))}. "
+        "The sender is the third thing in an entry, and goes to `deliver` with its text.",
+    )
+    return [number for _, number in connections[1][:1]] if len(connections) > 1 else []
 
 
 def handler(chat, log, begun=None):
@@ -575,13 +725,17 @@ async def answers(chat, Log):
             )
             given("The wire to ann was cut, and nobody said anything.")
             ann.transport.abort()
-            until = time.monotonic() + patience()
-            while log.waiting > 1 and time.monotonic() < until:
-                await asyncio.sleep(0.002)
             require(
-                log.waiting <= 1,
+                await until(lambda: log.waiting <= 1),
                 "ann's connection was cut, and your task goes on waiting for news for her: a silent chat collects one for "
                 "everybody who was ever there. Cancel it in a `finally`, for a cut makes the loop raise.",
+            )
+            given("ben closed his connection, and nobody said anything.")
+            await ben.close()
+            require(
+                await until(lambda: not log.waiting),
+                "ben closed his connection in peace, and your task goes on waiting for news for him. `async for` ends then "
+                "without raising anything: whatever ends the loop has to end the task as well.",
             )
 
 
