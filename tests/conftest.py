@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from jupyter_core.utils import ensure_event_loop
 
 from helpers import process, server
 from helpers.broker import stop_all as stop_brokers
@@ -31,6 +32,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # Some of the clients in the tests would ask a proxy for the way to this machine itself.
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
+    # The clients of kernels share one for the rest of the process: whichever test came first would seem to leave it behind.
+    ensure_event_loop()
 
 
 def eventually(condition: Callable[[], object], timeout: float = DEADLINE) -> bool:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from conftest import DEADLINE
 from jupyter_client.manager import KernelManager
-from jupyter_core.utils import ensure_event_loop
 
 import helpers
 
@@ -179,7 +178,6 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
-        ensure_event_loop().close()  # which the blocking client runs its coroutines on
 
     def start(self, cell: str) -> str:
         """Start a cell, and return its id once it has printed something."""

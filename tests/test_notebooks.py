@@ -15,12 +15,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient
 
 from helpers.authoring import refresh
-
-ensure_event_loop()  # nbclient keeps this one for the rest of the process, so it is no leak of a test
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -14,15 +14,12 @@ import weakref
 import nbformat
 import pytest
 from conftest import DEADLINE
-from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from helpers import faults, panel, serve, tap
 from helpers.authoring import refresh
-
-ensure_event_loop()  # nbclient keeps this one for the rest of the process, so it is no leak of a test
 
 module = sys.modules["helpers.panel"]
 

@@ -796,7 +796,7 @@ def test_a_handler_whose_client_is_deaf_to_the_end_has_not_failed() -> None:
 
 def test_flask_socketio_notices_a_silent_client_also_when_served_again() -> None:
     application = Flask("flask")
-    server = SocketIO(application, async_mode="threading", ping_interval=0.05, ping_timeout=0.1)
+    server = SocketIO(application, async_mode="threading", ping_interval=0.05, ping_timeout=1)
     server.on("disconnect")(lambda reason: print("gone:", reason))
     handler = FlaskView()
     for _ in range(2):

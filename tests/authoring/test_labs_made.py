@@ -8,11 +8,8 @@ from typing import Any
 
 import nbformat
 import pytest
-from jupyter_core.utils import ensure_event_loop
 
 from helpers.authoring import labs
-
-ensure_event_loop()  # nbclient keeps this one for the rest of the process, so it is no leak of a test
 
 ANSWER = """\
 def double(number):

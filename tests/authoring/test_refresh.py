@@ -7,11 +7,8 @@ import sys
 
 import nbformat
 import pytest
-from jupyter_core.utils import ensure_event_loop
 
 from helpers.authoring import refresh
-
-ensure_event_loop()  # nbclient keeps this one for the rest of the process, so it is no leak of a test
 
 
 def notebook(*cells):
