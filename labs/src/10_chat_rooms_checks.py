@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import inspect
 import json
+import linecache
 from unittest import mock
 
 import websockets
 
 from helpers import serve
-from helpers.lab import NotYet, exercise, given, patience, require
+from helpers.lab import NotYet, exercise, given, patience, require, until
 
 OPTIONS = {"proxy": None, "compression": None, "user_agent_header": None, "close_timeout": 0.5}
 SOCKETIO = "/socket.io/?EIO=4&transport=websocket"
@@ -21,6 +22,30 @@ def short(thing):
         return repr(thing)[:60]
     text = json.dumps(thing, ensure_ascii=not thing.isprintable())
     return text if len(text) <= 40 else f"{text[:20]}… ({len(thing)} characters)"
+
+
+HALF = " It is half of an emoji: JSON carries it, UTF-8 does not."
+ESCAPE = " It looks like an escape, and is a name: whoever escapes some characters has to escape the first of an escape, too."
+SUM = " A checksum is made for accidents, and guests can choose names that have the same. Which hash is made against that?"
+WHY = {
+    "\ud800": HALF,
+    "\\ud800": ESCAPE,
+    "\\u2615": ESCAPE,
+    "&#9749;": ESCAPE,
+    "eat": SUM,
+    "buckeroo": SUM,
+}
+
+
+def begun_afresh(address):
+    """`address` as another process has it: its cell, run once more."""
+    code = getattr(inspect.unwrap(address), "__code__", None)
+    if code is None:
+        return address
+    there = {**inspect.unwrap(address).__globals__, "check": lambda *answers: None}
+    with contextlib.suppress(Exception):  # a cell of a notebook may have more than Python
+        exec("".join(linecache.getlines(code.co_filename)), there)
+    return there.get("address", address)
 
 
 @exercise(
@@ -49,10 +74,9 @@ def address_is_safe(address):
         " ",
     ]
     names += ["x" * 300, "x" * 301, "é", "\ud800", "\ud801", "a/b", "None", "7"]
+    names += ["\\ud800", "\\u2615", "&#9749;", "eat", "plumless", "buckeroo"]
     for name in names:
-        why = (
-            " It is half of an emoji: JSON carries it, UTF-8 does not." if name == "\ud800" else ""
-        )
+        why = WHY.get(name, "")
         given(f"The check called `address({short(name)})`.{why}")
         found = address(name)
         try:
@@ -70,10 +94,10 @@ def address_is_safe(address):
         require(
             found not in taken,
             f"{short(taken.get(found))} and {short(name)} have the same address, {short(found)}: whoever may enter one reads "
-            "what is said in the other.",
+            f"what is said in the other.{why}",
         )
         require(
-            address(name) == found,
+            address("".join([*name])) == found,  # another object with the same letters
             f"`address({short(name)})` returned {short(found)}, and then another one. Who comes later would wait in a room of "
             "their own.",
         )
@@ -86,6 +110,16 @@ def address_is_safe(address):
         '`address("tea")` hangs on `hash`, and for a text that is another number in every process: guests of two servers '
         "would wait in two rooms of one name. Which hash is the same everywhere?",
     )
+    given("The check ran the cell of `address` once more, as another process would.")
+    elsewhere = begun_afresh(address)
+    for name in reversed(names):
+        found = elsewhere(name)
+        require(
+            taken.get(found) == name,
+            f"Your cell was run once more, as a second process would, and `address({short(name)})` is {short(found)} there, "
+            "which it is not here: its guests would wait in two rooms of one name. What was remembered or invented here no "
+            "other process knows. What follows from the name alone?",
+        )
     for name in (7, None, True, ["tea"], {"room": "tea"}):
         given(f"The check called `address({name!r})`.")
         found = address(name)
@@ -128,8 +162,13 @@ class Guest:
 class Hall:
     """The learner's application as it is served, and who is there."""
 
-    def __init__(self, server, prefix):
-        self.server, self.prefix, self.markers = server, prefix, 0
+    def __init__(self, server, prefix, layer=None):
+        self.server, self.prefix, self.layer, self.markers = server, prefix, layer, 0
+
+    def connections(self):
+        """Those that are in any group of Channels."""
+        groups = list(self.layer.groups.values()) if self.layer else []
+        return {connection for group in groups for connection in list(group)}
 
     @contextlib.asynccontextmanager
     async def guest(self, name):
@@ -249,6 +288,12 @@ async def attack(hall):
             {ada: [words]},
             "ben had left. What he hears now was not meant for him.",
         )
+        await step(
+            ben,
+            ("say", "tea", "I forgot my hat"),
+            {ben: [["error", "tea"]]},
+            "ben had left, and you still take him for one who is in the room: forget it when he goes.",
+        )
         for room in ("tea time", "☕", "", "x" * 300, "\ud800", "staff"):
             comes = [["arrived", room, name] for name in ("ada", "ben")]
             why = "It is a name like any other."
@@ -263,6 +308,12 @@ async def attack(hall):
                 {ada: [words], ben: [words]},
                 "Who is in a room hears what is said there, and nobody else, whatever its name is.",
             )
+        await step(
+            eve,
+            ("say", "staff", "let me in"),
+            {eve: [["error", "staff"]]},
+            "eve had asked to come in, and was refused. Remember where a guest is when they are let in, not before.",
+        )
         for room in (7, True, ["tea"], {"room": "tea"}):
             await step(
                 ada,
@@ -281,6 +332,7 @@ async def attack(hall):
             comes = ["arrived", room, "cem"]
             inside = {ada: [comes], ben: [comes] if room != "tea" else [], cem: [comes]}
             await hall.heard(cem, inside, f"cem sent {said(['join', room])}", "cem has come in.")
+        connected = len(hall.connections())
         await opened.aclose()
         what = "cem closed the connection"
         given(f"{what}.")
@@ -293,6 +345,19 @@ async def attack(hall):
             sorted(got) == wanted,
             f"{what}, and said no goodbye. ada is in two rooms with cem and heard {spoken(got)}. For her cem is there for "
             "ever: the end of a connection is a way to leave every room that it was in.",
+        )
+        require(
+            await until(lambda: not connected or len(hall.connections()) < connected),
+            f"{what}, and it is still in its groups: all that is said there is put aside for it, and "
+            "nobody fetches it. Take it out of each group when it ends.",
+        )
+        await ben.until(["departed", "x" * 300, "cem"])
+        words = ["said", "tea", "ada", "who is left?"]
+        await step(
+            ada,
+            ("say", "tea", "who is left?"),
+            {ada: [words]},
+            "cem has gone, each departure was told once, and ada is in the room as before: who goes takes nobody along.",
         )
 
 
@@ -343,7 +408,7 @@ async def channels_keeps_the_rooms(Rooms):
     can_wait(Rooms)
     application = Rooms.as_asgi() if hasattr(Rooms, "as_asgi") else Rooms
     with serve(application, name="lab") as server:
-        await attack(Hall(server, ""))
+        await attack(Hall(server, "", layer))
     return SAME + "."
 
 
