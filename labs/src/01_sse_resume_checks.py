@@ -2,11 +2,12 @@
 
 import asyncio
 from random import Random
+from weakref import WeakSet
 
 import httpx
 
 from helpers import ladder, serve, tap
-from helpers.lab import exercise, given, patience, require, show
+from helpers.lab import exercise, given, patience, require, show, until
 
 SSE = b"text/event-stream"
 HEADERS = {"User-Agent": "workbook", "Accept-Encoding": "identity"}
@@ -50,6 +51,10 @@ def event_is_what_the_browser_gets(event):
         "  indented": "A client removes one space after the colon, if there is one. Send that one, and leave the text's "
         "own alone.",
         "id: 99": "The text looks like a field. It must arrive as text, and must not change the id.",
+        "2:1\n\nhalf-time": "Two newlines in a row have an empty line between them. Newlines that are taken for one, as by "
+        "the pattern `[\\r\\n]+`, leave it out.",
+        "to be continued  ": "A space at the end of a line is a part of the text, too: what strips the line you write, strips "
+        "the text.",
         "first\r\nsecond\rthird": "CR alone and CR LF end a line for the client, as LF does. What comes after is then "
         "no data.",
         "a\u2028b": "Nothing but CR and LF ends a line for the client: this text is one line. `splitlines` knows more "
@@ -74,7 +79,7 @@ def event_is_what_the_browser_gets(event):
             f"You wrote {text!r} for the text {data!r}, then came one more event, 'the next one'. The client handed to "
             f"the page: {', '.join(repr(found) for _, found in events)}. {why}",
         )
-    return "Eight texts, one of them empty and one with three kinds of newline, arrived as they were sent."
+    return "Ten texts, one of them empty and one with three kinds of newline, arrived as they were sent."
 
 
 @exercise(
@@ -101,24 +106,40 @@ def journal_forgets_nothing_too_early(Journal):
         "The client has update 1: to send it again is a duplicate, to skip 2 a loss.",
     )
     asked(journal, "3", [], "The client has all there is. What you send it now comes twice.")
-    for number in range(4, 1001):
-        journal.append(f"update {number}")
-    everything = [(number, f"update {number}") for number in range(901, 1001)]
-    given("The check appended 1,000 updates in all to a Journal(limit=100).")
+    alive = WeakSet()
+    for number in range(4, 1051):
+        update = Text(f"update {number}")
+        alive.add(update)
+        journal.append(update)
+    del update
+    everything = [(number, f"update {number}") for number in range(951, 1051)]
+    given("The check appended 1,050 updates in all to a Journal(limit=100).")
     kept = len(journal.since("0"))
     require(
         kept <= 100,
-        f"After 1,000 updates the journal still holds {kept}, with limit=100. A server that runs for a month would hold "
+        f"After 1,050 updates the journal still holds {kept}, with limit=100. A server that runs for a month would hold "
         "them all.",
+    )
+    require(
+        len(alive) <= 500,  # some let a heap grow before they clear it
+        f"After 1,050 updates `since` shows no more than the limit of 100, but {len(alive):,} are still in memory: they are "
+        "hidden, not forgotten. A server that runs for a month runs out of memory. Throw away in `append` what is too much.",
     )
     asked(journal, "0", everything, "The last hundred are kept; an update keeps its id for ever.")
     asked(
         journal,
-        "950",
+        "1000",
         everything[50:],
-        "The oldest 900 are gone, so the position in your list is no longer the id.",
+        "The oldest 950 are gone, so the position in your list is no longer the id.",
     )
-    for unknown in ("5000", "abc", "", "-1", "1.5"):
+    asked(
+        journal,
+        "900",
+        everything,
+        "901 to 950 are gone, but all that came after them is not. A place counted from your oldest is negative here, and a "
+        "slice that begins there begins near the end: compare ids, not places.",
+    )
+    for unknown in ("5000", "1051", "abc", "", "-1000", "1000.5", "\u00b2"):
         asked(
             journal,
             unknown,
@@ -126,7 +147,41 @@ def journal_forgets_nothing_too_early(Journal):
             "Nobody got this id from you: perhaps the server has restarted and counts anew. You cannot know what this "
             "client has, so it gets all that you keep. A duplicate can be dropped, a loss cannot be repaired.",
         )
-    return "Known, old, future and senseless ids, and a memory that ends at its limit."
+    returned = journal.since("abc")
+    given("The check called `since('abc')`, then appended one more update.")
+    journal.append("update 1051")
+    require(
+        returned == everything,
+        f"`since('abc')` had returned {brief(everything)}. Then one more update was appended, and the returned list says "
+        f"{brief(returned)}: it is the list in which you keep them. A stream that is sending from it when the oldest goes "
+        "skips one. Return a list of its own.",
+    )
+    other = Journal(limit=2)
+    given("The check made another journal, Journal(limit=2), and appended nothing yet.")
+    asked(
+        other,
+        "7",
+        [],
+        "This journal is new and empty. What is in it belongs to another one: a value on the class, or a default, is the "
+        "same for all of them. Make it in `__init__`, on `self`.",
+    )
+    ids = [other.append(data) for data in ("0:0", "0:1", "0:2")]
+    require(
+        ids == [1, 2, 3],
+        f"The first three updates of another journal got the ids {ids}. It counts on where the first one stopped, so its "
+        "clients name ids that it has never given. Count on `self`.",
+    )
+    asked(
+        other,
+        "0",
+        [(2, "0:1"), (3, "0:2")],
+        "This one was made with limit=2: it keeps the newest two.",
+    )
+    return "Known, old, future and senseless ids, two journals apart, and a memory that ends at its limit."
+
+
+class Text(str):
+    """A text of which one can see whether somebody still has it."""
 
 
 def asked(journal, last_id, wanted, why):
@@ -134,8 +189,7 @@ def asked(journal, last_id, wanted, why):
     found = journal.since(last_id)
     require(
         found == wanted,
-        f"`since({last_id!r})` returned {brief(found)}, not {brief(wanted)}; the latest id was "
-        f"{wanted[-1][0] if wanted else last_id}. {why}",
+        f"`since({last_id!r})` returned {brief(found)}, not {brief(wanted)}; the latest id was {journal.latest}. {why}",
     )
 
 
@@ -151,6 +205,7 @@ class Feed:
     def __init__(self):
         self.updates = []
         self.grown = asyncio.Event()
+        self.waiting = 0
 
     @property
     def latest(self):
@@ -165,8 +220,12 @@ class Feed:
         return self.updates[self.place(last_id) :]
 
     async def news(self, last_id):
-        while self.latest <= self.place(last_id):
-            await self.grown.wait()
+        self.waiting += 1
+        try:
+            while self.latest <= self.place(last_id):
+                await self.grown.wait()
+        finally:
+            self.waiting -= 1
 
     def place(self, last_id):
         known = str(last_id).isdecimal() and int(last_id) <= self.latest
@@ -201,11 +260,11 @@ class Wire:
             await asyncio.Event().wait()
 
 
-async def visit(stream, feed, last_id, wire, until):
-    """One connection: run the stream until the client has the update `until` or the wire is cut; return what it got."""
+async def visit(stream, feed, last_id, wire, last):
+    """One connection: run the stream until the client has the update `last` or the wire is cut; return what it got."""
     task = asyncio.ensure_future(stream(feed, last_id, wire.send))
     ended = asyncio.ensure_future(
-        idle(wire, lambda: has(wire, until) or len(wire.data) >= wire.room)
+        idle(wire, lambda: has(wire, last) or len(wire.data) >= wire.room)
     )
     await asyncio.wait({task, ended}, timeout=patience(), return_when=asyncio.FIRST_COMPLETED)
     for _ in range(5):
@@ -230,7 +289,10 @@ def has(wire, number):
 
 
 def ids_of(wire):
-    return [int(id or 0) for id, _ in dispatched(wire.data.decode(errors="replace"))[0]]
+    return [
+        int(id) if id.isdecimal() else id or 0
+        for id, _ in dispatched(wire.data.decode(errors="replace"))[0]
+    ]
 
 
 def few(ids):
@@ -259,6 +321,12 @@ async def stream_loses_nothing(stream):
     require(
         wire.heads,
         "Your stream sent no `http.response.start`, so the client waits for a status line.",
+    )
+    status = wire.heads[0].get("status")
+    require(
+        status == 200,
+        f"Your head has the status {status!r}. An EventSource that meets anything but 200 gives up for good, and never comes "
+        "back for the updates that follow.",
     )
     headers = wire.heads[0].get("headers", [])
     require(
@@ -325,9 +393,35 @@ async def stream_loses_nothing(stream):
         f"A slow reader, who took its first event only after 50 were published, got {brief(ids_of(wire))}. "
         "`send` waits for a reader, and the feed does not: ask it again after each wait.",
     )
+    await two_at_once(stream)
     cuts = await cut_at_random(stream)
     await on_a_real_wire(stream)
     return f"{cuts} cuts at random bytes, 200 updates, each of them once and in order."
+
+
+async def two_at_once(stream):
+    feed, wires = Feed(), [Wire(), Wire()]
+    for number in range(1, 5):
+        feed.publish(f"update {number}")
+    given("Two clients were there at once, with the ids 4 and 2; when both had all, update 5 came.")
+    visits = [
+        asyncio.ensure_future(visit(stream, feed, id, wire, 5))
+        for id, wire in zip(("4", "2"), wires, strict=True)
+    ]
+    waited = await until(lambda: feed.waiting == 2)
+    feed.publish("update 5")
+    await asyncio.gather(*visits)
+    require(
+        waited,
+        "Two clients had all there was, and your stream did not wait in `feed.news` for either of them. Whoever looks "
+        "again after a sleep tells each update late, and asks for nothing, once for each client, all the time in between.",
+    )
+    got = [ids_of(wire) for wire in wires]
+    require(
+        got == [[5], [3, 4, 5]],
+        f"Of two clients at once, the one with the id 4 got {few(got[0])} and the one with the id 2 got {few(got[1])}, up to "
+        "update 5. How far one has come is not how far the other has: each call of `stream` keeps that in a local name.",
+    )
 
 
 async def cut_at_random(stream):
