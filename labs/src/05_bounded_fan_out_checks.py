@@ -5,7 +5,7 @@ import contextlib
 import inspect
 import time
 
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
 from helpers import byhand, serve, table
 from helpers.crowd import crowd, small_send_buffer
@@ -23,6 +23,7 @@ class Reader:
         self._reads.set()
         self._gone = asyncio.Event()
         self._heard = asyncio.Event()
+        self._end = ConnectionClosedError
         self.task = None
 
     def __repr__(self):
@@ -52,10 +53,10 @@ class Reader:
         self._heard.clear()
         return "a word"
 
-    __anext__ = recv
-
-    def __aiter__(self):
-        return self
+    async def __aiter__(self):
+        with contextlib.suppress(ConnectionClosedOK):
+            while True:
+                yield await self.recv()
 
     def stall(self):
         self._reads.clear()
@@ -66,12 +67,13 @@ class Reader:
     def say(self):
         self._heard.set()
 
-    def go(self):
+    def go(self, end):
+        self._end = end
         self._gone.set()
         self._heard.set()
 
     def _closed(self):
-        return ConnectionClosedError(None, None)
+        return self._end(None, None)
 
     @staticmethod
     async def _first(*events):
@@ -125,6 +127,12 @@ class House:
             self.look()
             for reader in awake:
                 require(
+                    reader.got[-1:] != [str(part[-1])] or len(reader.got) == part[-1] + 1,
+                    f"{sleeper.name} stopped reading, and messages 0 to {part[-1]} were published. {reader.name}, who "
+                    f"reads, got {runs(reader.got)}: a hole. Whatever is to be done about {sleeper.name}, the loop of your "
+                    "`publish` has to come to all the others. Is there a `return` or a `break` in it, a `try` around it?",
+                )
+                require(
                     reader.got == [*map(str, range(part[-1] + 1))],
                     f"{sleeper.name} stopped reading, and messages 0 to {part[-1]} were published. {reader.name}, who "
                     f"reads, got {runs(reader.got)}. One sleeper holds up the others: only a task of "
@@ -145,10 +153,16 @@ class House:
             f"{reader.name} sent a message, and your handler returned, which hangs up on {reader.name}. `recv` "
             "returns with each message: only an exception of it is the end.",
         )
+        heard = [r.name for r in self.readers if "a word" in r.got]
+        require(
+            not heard,
+            f"{reader.name} sent a message, and {', '.join(heard)} got it: your handler passes on what a client says. Nobody "
+            "has published it. What comes from clients shows that they are there, and is thrown away.",
+        )
 
-    async def leave(self, reader, how="left"):
+    async def leave(self, reader, how="left", end=ConnectionClosedError):
         given(f"{reader.name} {how}.")
-        reader.go()
+        reader.go(end)
         await until(reader.task.done)
         ended(reader)
         return reader.task.done()
@@ -162,8 +176,25 @@ class House:
 def ended(reader):
     """Raise what a handler has raised, if it was not the end of its connection."""
     if reader.task.done() and not reader.task.cancelled():
-        with contextlib.suppress(ConnectionClosedError):
+        with contextlib.suppress(ConnectionClosed):
             reader.task.result()
+
+
+async def goodbye(hall, counted):
+    """Let somebody come in and say goodbye, as a browser does: that end is no error."""
+    house = House(hall)
+    eve = await house.enter("Eve")
+    await house.leave(eve, "said goodbye, with a close frame", ConnectionClosedOK)
+    await rounds()
+    before = getattr(hall, counted)
+    house.publish("0", "1", "2")
+    count = getattr(hall, counted) - before
+    require(
+        not count,
+        f"Eve said goodbye, with a close frame, three messages were published, and you counted {count} {counted}: she is "
+        "still in. After a goodbye `async for` ends without an exception, and `recv` raises ConnectionClosedOK, which is no "
+        "ConnectionClosedError. Tidy up in `finally`, whichever way a connection ends.",
+    )
 
 
 def started(coroutine, name):
@@ -173,6 +204,20 @@ def started(coroutine, name):
         "server. Begin it with `async def`.",
     )
     return asyncio.ensure_future(coroutine)
+
+
+async def stay(house, first, last, *readers):
+    """Require that those who have not left hear what was published since, numbers from first to last."""
+    wanted = [*map(str, range(first, last + 1))]
+    await until(lambda: all(reader.got[first:] == wanted for reader in readers))
+    house.look()
+    for reader in readers:
+        require(
+            reader.got[first:] == wanted,
+            f"Ben left, and messages {first} to {last} were published. {reader.name}, who had stayed, got "
+            f"{runs(reader.got[first:])}: your handler has taken out more than Ben. What it tidies up is its own: one "
+            "queue, one task.",
+        )
 
 
 async def rounds(count=30):
@@ -221,6 +266,10 @@ def offer_drops_the_oldest(offer):
         f"1,000 were offered and 32 are held, so 968 were lost, 0 to 967. You returned {said}. Return "
         "the message that you have dropped: what nobody counts, nobody misses.",
     )
+    given("Another queue had 2 places, and three messages were offered to it.")
+    other = asyncio.Queue(2)
+    for text in "abc":
+        offer(other, text)
     return "1,000 offered, 32 kept, 968 returned: nothing is lost without a trace."
 
 
@@ -275,19 +324,21 @@ async def fan_out_is_bounded(Broadcaster):
         f"Cem got {len(late)} of 1,000, everybody else all of them, and `dropped` is {dropped}. Sent = delivered + "
         f"dropped: {1_000 - len(late)} were dropped.",
     )
-    left = await house.leave(dee, "left, while nothing was being sent")
+    left = await house.leave(ben, "left, while nothing was being sent")
     require(
         left,
-        "Dee left while nothing was being sent, and your handler has not noticed: it waits for the next message. Until "
+        "Ben left while nothing was being sent, and your handler has not noticed: it waits for the next message. Until "
         "one comes this reader is a ghost. `wait_closed` is what tells.",
     )
     cem.stall()
     house.publish("1001", "1002", "1003")
-    await rounds()
+    await stay(house, 1_001, 1_003, ann, dee)
     await house.leave(cem, "hung up in the middle of a `send`")
-    for reader in (ann, ben):
+    for reader in (ann, dee):
         await house.leave(reader)
+    await rounds()
     given("Everybody had left.")
+    dropped = house.hall.dropped
     house.publish(*map(str, range(1_004, 1_024)))
     await rounds(200)
     require(
@@ -301,12 +352,22 @@ async def fan_out_is_bounded(Broadcaster):
         f"Everybody has left, and {len(house.busy())} tasks of yours still wait for messages. Each keeps its queue and its "
         "connection in memory: cancel it when its reader goes.",
     )
+    await goodbye(Broadcaster(1), "dropped")
     rows = [
         {"reader": name, "delivered": got, "dropped": 1_000 - got}
         for name, got in {"who reads": 1_000, "who slept": len(late)}.items()
     ]
     show(table(rows, caption="1,000 messages, limit 8"))
     return "Nobody waited for the sleeper, who cost you 8 messages of memory and knows the newest. Nothing was left behind."
+
+
+def awaited(task):
+    """Return the names of the coroutines in which a task waits."""
+    names, inner = [], getattr(task, "get_coro", lambda: None)()
+    while inner is not None:
+        names.append(getattr(inner, "__name__", ""))
+        inner = getattr(inner, "cr_await", None)
+    return names
 
 
 @exercise(
@@ -322,7 +383,13 @@ async def latest_holds_one_of_each(Latest):
     latest = Latest()
     given("The check put A1, A2 and B1, and then called `get` twice.")
     for message in ("A1", "A2", "B1"):
-        latest.put(message[0], message)
+        said = latest.put(message[0], message)
+        if inspect.iscoroutine(said):
+            said.close()
+            raise NotYet(
+                "Your `put` is async, and `publish`, a plain function, calls it: nothing was put, and `get` would wait for "
+                "ever. A plain `def`: there is always room for one of each key."
+            )
     got = [await asyncio.wait_for(started(latest.get(), "get"), patience()) for _ in range(2)]
     require(
         sorted(map(str, got)) == ["A2", "B1"],
@@ -331,10 +398,22 @@ async def latest_holds_one_of_each(Latest):
     )
     waiting = started(latest.get(), "get")
     await rounds()
+    error = waiting.exception() if waiting.done() else None
+    require(
+        error is None,
+        f"Nothing was left, and `get` raised {type(error).__name__}: that ends the task that sends, and its reader hears "
+        "nothing more. `await` something that only comes with the next `put`.",
+    )
     require(
         not waiting.done(),
         "Nothing was left, and `get` gave an answer all the same. The task that sends would send it, again and again, as "
         "fast as it can: `await` something that only comes with the next `put`.",
+    )
+    require(
+        "sleep" not in awaited(waiting),
+        "Nothing was left, and your `get` sleeps, looks, and sleeps again. Ten thousand readers who look for nothing keep a "
+        "server busy, and what comes lies there until the next look. `await` what `put` brings about: a queue's `get`, an "
+        "event's `wait`.",
     )
     given(
         "`get` was waiting, and then A3 was put. `get` had returned A2 long ago, so A was not waiting any more."
@@ -398,13 +477,20 @@ async def evict_those_who_stall(Evictor):
         "With limit=8 one message was on its way to Cem and 8 waited: all had room, and Cem was asked to leave already. "
         "A burst that fits is no reason: look for the first message without a place.",
     )
-    await house.feed(9, 1_000, cem)
-    await until(lambda: cem.codes)
+    house.publish("9")
+    prompt = await until(lambda: cem.codes)
+    await house.feed(10, 1_000, cem)
     require(
         cem.codes,
         "Cem has not read since message 0, 8 messages wait, and 991 came after them. Nobody has closed the connection: "
         "a client with a hole in its messages believes that it knows everything. (A coroutine that nobody awaits does "
         "not run: give `close` a task.)",
+    )
+    require(
+        prompt,
+        "With limit=8 one message was on its way to Cem, 8 waited, and for message 9 there was no room. You closed the "
+        "connection, but later: what came in between you have kept beyond the limit, or dropped without a word. The first "
+        "message without a place is the time to part.",
     )
     require(
         len(cem.codes) == 1,
@@ -416,20 +502,23 @@ async def evict_those_who_stall(Evictor):
         f"You closed Cem's connection with {cem.codes[0]}, which does not say when to come back. 1013, try again later, "
         "does: the client returns, and asks for what it has missed.",
     )
-    dee.stall()
+    ben.stall()
     house.publish("1000", "1001")
     await rounds()
-    await house.leave(dee, "stopped reading, and hung up before there were too many")
+    await house.leave(ben, "stopped reading, and hung up before there were too many")
+    house.publish("1002")
+    await stay(house, 1_000, 1_002, ann, dee)
     given("Cem, evicted long ago, woke up and said goodbye; then the others left.")
     cem.wake()
-    for reader in (cem, ann, ben):
+    for reader in (cem, ann, dee):
         await house.leave(reader)
+    await rounds()
     require(
         house.hall.evicted == 1,
-        f"Cem was asked to leave, Dee hung up, Ann and Ben said goodbye. You counted {house.hall.evicted} evicted. It was "
+        f"Cem was asked to leave, Ben hung up, Ann and Dee left. You counted {house.hall.evicted} evicted. It was "
         "Cem, once: no more and no less is what you want to see on a chart.",
     )
-    house.publish(*map(str, range(1_002, 1_022)))
+    house.publish(*map(str, range(1_003, 1_023)))
     await rounds(200)
     require(
         house.hall.evicted == 1,
@@ -441,6 +530,7 @@ async def evict_those_who_stall(Evictor):
         f"Everybody has left, and {len(house.busy())} tasks of yours still wait. Each keeps a queue of up to 8 messages "
         "and a connection in memory: cancel it when its reader goes.",
     )
+    await goodbye(Evictor(1), "evicted")
     on_a_real_wire(Evictor)
     return (
         "Who reads gets everything, who stalls is asked to come back, and nobody, awake or asleep, costs you more than one "
