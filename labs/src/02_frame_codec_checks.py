@@ -164,6 +164,11 @@ def whole(read, frame, wire, reserved, masked):
         f"behind FIN are {reserved:03b}, as a number {reserved}.",
     )
     require(
+        isinstance(found.payload, (bytes, bytearray)),
+        f"The payload of {what} came out as {type(found.payload).__name__}. What a frame carries is `bytes`, also when it is "
+        "a piece of a text: whoever puts the pieces together cannot join anything else.",
+    )
+    require(
         len(found.payload) == len(frame.data),
         f"Out of {what} came a payload of {len(found.payload):,} bytes. The second byte, without its first bit, was "
         f"{wire[1] & 0x7F}: 126 and 127 are no lengths, they say that the length follows, in two bytes or in eight.",
@@ -253,7 +258,14 @@ def illegal():
         cases[f"a frame with the unknown opcode {opcode}"] = {"opcode": opcode}
     for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65_535):
         cases[f"a close frame with code {code}"] = {"opcode": 8, "payload": code.to_bytes(2)}
-    return cases
+    for name, opcode in (("pong", 10), ("close frame", 8)):
+        cases[f"a {name} in pieces"] = {"opcode": opcode, "fin": False}
+    return cases | {
+        "a pong of 126 bytes": {"opcode": 10, "payload": bytes(126)},
+        "a continuation without a mask": {"opcode": 0, "payload": b"\xa9", "masked": False},
+        "a ping without a mask": {"opcode": 9, "masked": False},
+        "a ping with the reserved bits 100": {"opcode": 9, "reserved": 4},
+    }
 
 
 def legal():
@@ -263,12 +275,12 @@ def legal():
         "the first piece of a text": {"payload": b"\xc3", "fin": False},
         "a continuation": {"opcode": 0, "payload": b"\xa9"},
         "a binary frame of bytes that are no text": {"opcode": 2, "payload": b"\xff\xfe"},
-        "a ping of 125 bytes": {"opcode": 9, "payload": bytes(125)},
+        "a ping of 125 bytes": {"opcode": 9, "payload": b"\xff" * 125},
         "a pong": {"opcode": 10},
         "an empty close frame": {"opcode": 8},
         "a close frame with a reason": {"opcode": 8, "payload": (1000).to_bytes(2) + "é".encode()},
     }
-    for code in (1001, 1003, 1007, 1011, 3000, 3999, 4000, 4999):
+    for code in (*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999):
         cases[f"a close frame with code {code}"] = {"opcode": 8, "payload": code.to_bytes(2)}
     return cases
 
@@ -317,7 +329,7 @@ def messages_come_out_whole(Messages, Frame, Refused):
 
     said = heard(Messages(), (1, "é".encode(), True), (2, b"\xff", True))
     require(
-        said == ["é", b"\xff"],
+        repr(said) == repr(["é", b"\xff"]),  # a bytearray is equal to bytes
         f"A text frame with 'é' and a binary frame with ff came out as {said!r}. The opcode of the message decides: "
         "text is decoded and becomes a `str`, binary stays `bytes`.",
     )
@@ -334,6 +346,18 @@ def messages_come_out_whole(Messages, Frame, Refused):
         said == [None, None, "Hello"],
         f"A ping came between two pieces, which is allowed; you answered {code or said!r}. A ping is no piece of the "
         "message, and no message: it must neither end up in the text nor end it.",
+    )
+    code, said = refused(Messages(), (1, b"Hel", False), (10, b"", True), (0, b"lo", True))
+    require(
+        said == [None, None, "Hello"],
+        f"A pong came between two pieces, which is allowed as well; you answered {code or said!r}. Opcodes of 8 and more are "
+        "control frames, all of them, and no part of a message.",
+    )
+    code, said = refused(Messages(), (1, b"Hel", False), (8, b"", True))
+    require(
+        said == [None, None],
+        f"A client closed in the middle of a message, which it may; you answered its close frame with {code or said[1]!r}, so "
+        "a farewell looks like a mistake. A close frame is a control frame, too.",
     )
     try:
         said = heard(Messages(), (1, b"\xc3", False), (0, b"\xa9", True))
@@ -379,12 +403,30 @@ def messages_come_out_whole(Messages, Frame, Refused):
         f"With limit=5, a message of six bytes in a single frame is too long; you answered {code or said!r}. `limit` counts "
         "bytes, however few the pieces: raise Refused(1009).",
     )
+    code, said = refused(Messages(limit=5), (1, "ééé".encode(), True))
+    require(
+        code == 1009,
+        f"With limit=5, you answered 'ééé' with {code or said!r}. It has three letters and six bytes, and bytes are what you "
+        "keep while the pieces come. Count before you decode.",
+    )
     code, said = refused(
         Messages(limit=5), (2, b"abcde", True), (2, b"abc", False), (0, b"de", True)
     )
     require(
         said == [b"abcde", None, b"abcde"],
         f"With limit=5, two messages of five bytes are allowed, whole or in pieces; you answered {code or said!r}.",
+    )
+    clients = Messages(), Messages()
+    turns = []
+    for number, part in enumerate(
+        [(1, b"Hel", False), (1, b"Wor", False), (0, b"lo", True), (0, b"ld", True)]
+    ):
+        code, said = refused(clients[number % 2], part)
+        turns.append(code or said[0])
+    require(
+        turns == [None, None, "Hello", "World"],
+        f"Of two clients, one sent 'Hel' and 'lo', the other 'Wor' and 'ld', in turns; you answered {turns!r}. One gets the "
+        "words of the other, or an end for its mistakes. What one client has begun belongs on `self`, made in `__init__`.",
     )
     at_random(Messages, Frame)
     return "A hundred messages, cut at random with pings in between, and all came out whole."
