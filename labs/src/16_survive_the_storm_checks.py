@@ -8,6 +8,7 @@ import selectors
 import socket
 import struct
 import time
+from collections.abc import Sized
 from contextlib import ExitStack, suppress
 from random import Random
 
@@ -193,6 +194,12 @@ def can_wait(service):
     )
 
 
+def kept(service, name):
+    """Return how many are in the collection that the notebook gives for clients, where the service uses it."""
+    found = getattr(service, "__globals__", {}).get(name)
+    return len(found) if isinstance(found, Sized) else 0
+
+
 class Hall:
     """A service with its clients."""
 
@@ -252,6 +259,7 @@ class Hall:
     ),
 )
 def fan_out_reaches_all(service):
+    before = kept(service, "clients")
     with ExitStack() as opened:
         given("Three clients came.")
         hall = Hall(service, opened)
@@ -292,6 +300,12 @@ def fan_out_reaches_all(service):
             f"{words(first)}, the second {words(second)}. Whoever has gone must not keep the others waiting, nor end their "
             "connection.",
         )
+    left = kept(service, "clients") - before
+    require(
+        left <= 0,
+        f"Three clients came, and went. `clients` still holds {left} of them: each who was ever there stays in memory, and "
+        "every message is tried on all of them. What runs for certain when a client leaves?",
+    )
     return "Everybody hears everything, who said it knows, and nobody minds who leaves."
 
 
@@ -342,10 +356,11 @@ def mailbox_is_bounded(Mailbox):
         f"In a Mailbox(10), `put('ééééé')` returned {fits!r} and then `put('x')` {over!r}. The first is 10 bytes of UTF-8 and "
         "fits to the last, the second does not. Memory and wires count bytes.",
     )
+    waiting, first = box.waiting, box.take()
     require(
-        box.waiting == 0 and box.take() is None,
-        f"After a `put` that did not fit, the mailbox still holds {box.waiting!r} bytes. Its client will be evicted, so "
-        "nobody takes them out: forget them, or a hundred stalled clients fill your memory.",
+        waiting == 0 and first is None,
+        f"After a `put` that did not fit, `waiting` was {waiting!r}, and `take()` returned {first!r}. Its client will be "
+        "evicted, so nobody takes out what it held: forget it, or a hundred stalled clients fill your memory.",
     )
     late = box.put("late")
     require(
@@ -353,20 +368,39 @@ def mailbox_is_bounded(Mailbox):
         f"One `put` did not fit; the next returned {late!r}. The client behind it would get a stream with a hole in it, and "
         "nobody would tell it. Closed is closed.",
     )
-    given("The check put and took 2,000 texts by chance.")
+    given("The check made two mailboxes, and put `mine` into the first.")
+    box, other = Mailbox(10), Mailbox(10)
+    box.put("mine")
+    waiting, first = other.waiting, other.take()
+    require(
+        waiting == 0 and first is None,
+        f"Of two mailboxes the first got `mine`. Then `waiting` of the second was {waiting!r}, and its `take()` returned "
+        f"{first!r}: one client reads what is for another. What stands in the class, or is a default, is there once for all; "
+        "what `__init__` makes, each has for itself.",
+    )
+    given("The check put and took texts by chance.")
     random = Random(6455)
     for _ in range(200):
-        box, model = Mailbox(100), []
-        for _ in range(10):
-            text = "x" * random.randrange(40)
-            if random.random() < 0.4:
-                assert box.take() == (model.pop(0) if model else None)
-            elif box.put(text):
-                model.append(text)
+        limit, often = random.choice((8, 12, 100)), random.choice((0.1, 0.5))
+        box, model, closed, did = Mailbox(limit), [], False, []
+        for _ in range(40):
+            if random.random() < often:
+                did.append("take()")
+                found, right = box.take(), model.pop(0) if model else None
             else:
-                model.clear()
-                break
-            assert box.waiting == sum(map(len, model)) <= 100
+                text = random.choice(("", "a", "bc", "éé", "☕☕"))
+                did.append(f"put({text!r})")
+                closed = closed or len("".join([*model, text]).encode()) > limit
+                model = [] if closed else [*model, text]
+                found, right = box.put(text), not closed
+            waiting, inside = box.waiting, len("".join(model).encode())
+            newest = "…, " * (len(did) > 6) + ", ".join(did[-6:])
+            require(
+                (found, waiting) == (right, inside),
+                f"In a Mailbox({limit}), after {newest}, the last returned {found!r} and `waiting` was "
+                f"{waiting!r}; it has to return {right!r}, and `waiting` has to be {inside}: the bytes of the texts inside, "
+                "which are 2 for each é and 3 for each ☕.",
+            )
     return "Never more than its limit, never a hole, and nothing kept for those who will not come."
 
 
@@ -455,6 +489,7 @@ def let_go(hall, stuck, total):
     ),
 )
 def the_stalled_are_evicted(service):
+    before = kept(service, "members")
     with ExitStack() as opened:
         given("Eight clients came, one of which never reads, and one naps for a burst.")
         hall = Hall(service, opened)
@@ -472,6 +507,17 @@ def the_stalled_are_evicted(service):
                 problem = burst(hall, sender, readers, ids, said=True)
             require(not problem, problem)
         let_go(hall, [stuck], 80)
+        strange = next((text for m in readers for text in m.heard if text not in hall.said), None)
+        require(
+            strange is None,
+            f"A client that had said nothing heard `{strange}`. An `ok` is for who said the message, and for nobody else.",
+        )
+    left = kept(service, "members") - before
+    require(
+        left <= 0,
+        f"Eight clients came, and went. `members` still holds {left} of them, each with a mailbox that fills up and that "
+        "nobody empties. Let go of who leaves by themselves, too.",
+    )
     return (
         f"The one that did not read woke up and found the end ({stuck.ended}). The others have all 80 messages, also the one "
         "that took a nap."
@@ -555,6 +601,27 @@ class Storm:
         }
 
 
+KNOWN = 950
+"""Messages after which a service has to know each of them: fewer than the thousand that it may remember at most."""
+
+
+def twice(service, opened):
+    """Let somebody say many small messages, and then some of them again; return one that came again, or None."""
+    hall = Hall(service, opened)
+    sender, reader = hall.join(2)
+    ids = hall.ids(0, KNOWN)
+    again = [*ids[::106], ids[-1]]
+    for part in [*(ids[n : n + BURST] for n in range(0, KNOWN, BURST)), again]:
+        for id in part:
+            sender.say(id, "small")
+        if not hall.until(lambda last=part[-1]: f"ok {last}" in sender.heard[-2 * BURST :]):
+            break
+    [last] = hall.ids(KNOWN, 1)
+    sender.say(last, "the last")
+    hall.until(lambda: last in reader.heard)
+    return next((id for id in again if reader.heard.count(id) > 1), None)
+
+
 def memory():
     """Return the bytes that this process occupies, without those that nothing uses any more."""
     with suppress(OSError, AttributeError):  # a function of glibc
@@ -590,6 +657,14 @@ def it_survives(service, first_service, seconds):
         )
         require(not after.problem, after.problem)
         let_go(after.hall, after.stuck, Storm.MESSAGES)
+    given(f"The storm was over; one client said {KNOWN} small messages, and some of them again.")
+    with ExitStack() as opened:
+        id = twice(service, opened)
+        require(
+            id is None,
+            f"After the storm somebody said {KNOWN} small messages, and some of them again: `{id}` was handed out twice. It is "
+            "among the newest thousand, and you had forgotten it. When there are too many ids, forget one: the oldest.",
+        )
     with ExitStack() as opened, suppress(Exception):
         before = Storm(first_service, 0)
         before.run(opened, min(1.0, patience()))
