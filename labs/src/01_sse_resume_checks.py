@@ -196,7 +196,7 @@ def asked(journal, last_id, wanted, why):
 def brief(found):
     if not isinstance(found, list) or len(found) < 4:
         return repr(found)
-    return f"[{found[0]!r}, … {found[-1]!r}], {len(found)} in all"
+    return f"[{found[0]!r}, …, {found[-1]!r}], {len(found)} in all"
 
 
 class Feed:
@@ -442,7 +442,7 @@ async def cut_at_random(stream):
         require(
             got == [(str(id), data) for id, data in feed.updates[: len(got)]],
             f"Cut {cuts}: the client came back with the id {last} and got {', '.join(map(repr, news[:3]))}"
-            f"{', …' if len(news) > 3 else ''}. In the feed came {', '.join(map(repr, feed.since(last)[:3]))}. Whatever "
+            f"{' and more' if len(news) > 3 else ''}. In the feed came {', '.join(map(repr, feed.since(last)[:3]))}. Whatever "
             "has not arrived with its empty line must come again, and whole.",
         )
     return cuts
