@@ -500,18 +500,26 @@ class Side(asyncio.Protocol):
 
     def cut(self, event: str) -> None:
         """End the connection in order (FIN) on both sides, as a proxy does. What is held is lost."""
-        if not self.gone:
+        left = self._left()
+        if left:
             self.tap._event(self.connection, event)
-            for side in filter(None, (self, self.other)):
-                side.transport.close()
+        for side in left:
+            side.transport.close()
 
     def reset(self, sender: Peer | None, event: str) -> None:
         """End the connection with a reset (RST), as if `sender` had, whose own end is then closed in order; by default both."""
-        if not self.gone:
+        left = self._left()
+        if left:
             self.tap._event(self.connection, event)
-            for side in filter(None, (self, self.other)):
-                if sender != side.peer:
-                    side.abort()
+        for side in left:
+            if sender == side.peer:
+                side.transport.close()
+            else:
+                side.abort()
+
+    def _left(self) -> list[Side]:
+        """Return the sides that are still open: one of them may have gone, and a fault hold the news."""
+        return [side for side in (self, self.other) if side and not side.gone]
 
     def answer(self, data: bytes, event: str) -> None:
         """Say something to this side's peer in the other's place, and end the connection."""

@@ -979,6 +979,42 @@ def test_a_fault_cannot_act_twice_at_once() -> None:
         assert wire.faults == []
 
 
+@pytest.mark.parametrize(
+    ("end", "heard"),
+    [
+        (lambda side: side.cut("over"), "FIN"),
+        (lambda side: side.reset(None, "over"), "RST"),
+        (lambda side: side.reset("client", "over"), "RST"),
+        (lambda side: side.reset("server", "over"), "FIN"),
+    ],
+)
+def test_a_connection_ends_for_the_server_too_when_the_news_of_the_client_is_held(
+    end: Callable[[Side], None], heard: str
+) -> None:
+    ear, over = Ear(b""), threading.Event()
+
+    def answer(sock: socket.socket) -> None:
+        ear.listen(sock)
+        over.set()
+
+    async def act(side: Side) -> None:
+        end(side)
+
+    with listening(answer) as port, tap(port) as wire, client(wire) as sock:
+        assert eventually(lambda: len(wire._open) == 2)
+        [side] = [side for side in wire._open if side.peer == "client"]
+        with faults.black_hole(wire):
+            reset(sock)
+            assert eventually(lambda: side.lost)
+            assert not over.is_set()
+            wire.run(act(side))
+            assert over.wait(DEADLINE)
+            wire.run(act(side))  # and nothing more happens
+        assert wire.settle(DEADLINE)
+    assert ear.end == heard
+    assert [c.event for c in wire.recording if c.event and "black hole" not in c.event] == ["over"]
+
+
 def test_a_tap_that_has_been_stopped_has_no_network_to_disturb() -> None:
     with listening(echo) as port:
         with tap(port) as wire:
