@@ -128,6 +128,30 @@ async def until(condition: Callable[[], object]) -> bool:
     return True
 
 
+def happens(condition: Callable[[], object]) -> bool:
+    """Wait until a right answer has made something happen in a thread of its own, and return whether it has.
+
+    Args:
+        condition: what becomes true, asked again and again, for `patience()` seconds at most.
+    """
+    deadline = time.monotonic() + patience()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+async def turns(count: int = 30) -> None:
+    """Let each task of the loop go on so many times; what waits for nothing but its turn has then come to rest.
+
+    Args:
+        count: how many times, 30 by default.
+    """
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 def runs(numbers: Iterable[object]) -> str:
     """Say what came, numbers that follow one another in short, and no more than six parts of it.
 

@@ -490,6 +490,34 @@ def test_until_lets_tasks_go_on_and_says_whether_it_came_true(
     asyncio.run(look())
 
 
+def test_happens_waits_for_another_thread_and_says_whether_it_came_true(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = threading.Event()
+    threading.Timer(0.01, done.set).start()
+    assert lab.happens(done.is_set)
+    monkeypatch.setattr(lab, "_patience", 0.01)
+    assert not lab.happens(lambda: False)
+
+
+def test_turns_let_each_task_go_on_so_often() -> None:
+    async def look() -> int:
+        seen = 0
+
+        async def count() -> None:
+            nonlocal seen
+            while True:
+                seen += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(count())
+        await lab.turns(7)
+        task.cancel()
+        return seen
+
+    assert asyncio.run(look()) == 7
+
+
 def test_runs_of_numbers_are_short_and_the_rest_is_left_out() -> None:
     assert lab.runs(["1", 2, 3, "5", None, 7]) == "1 to 3, 5, None, 7"
     assert lab.runs(range(0, 12, 2)) == "0, 2, 4, 6, 8, 10"

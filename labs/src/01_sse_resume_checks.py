@@ -7,7 +7,7 @@ from weakref import WeakSet
 import httpx
 
 from helpers import ladder, serve, tap
-from helpers.lab import exercise, given, patience, require, show, until
+from helpers.lab import exercise, given, patience, require, show, turns, until
 
 SSE = b"text/event-stream"
 HEADERS = {"User-Agent": "workbook", "Accept-Encoding": "identity"}
@@ -267,8 +267,7 @@ async def visit(stream, feed, last_id, wire, last):
         idle(wire, lambda: has(wire, last) or len(wire.data) >= wire.room)
     )
     await asyncio.wait({task, ended}, timeout=patience(), return_when=asyncio.FIRST_COMPLETED)
-    for _ in range(5):
-        await asyncio.sleep(0)  # a stream that is about to end may do so
+    await turns(5)  # a stream that is about to end may do so
     over = task.done()
     for one in (task, ended):
         one.cancel()

@@ -3,13 +3,23 @@
 import asyncio
 import contextlib
 import inspect
-import time
 
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
 from helpers import byhand, serve, table
 from helpers.crowd import crowd, small_send_buffer
-from helpers.lab import NotYet, exercise, given, patience, require, runs, show, until
+from helpers.lab import (
+    NotYet,
+    exercise,
+    given,
+    happens,
+    patience,
+    require,
+    runs,
+    show,
+    turns,
+    until,
+)
 
 
 class Reader:
@@ -98,7 +108,7 @@ class House:
         given(f"{name} came in: the check called `handler` with a connection.")
         reader.task = started(self.hall.handler(reader), "handler")
         self.readers.append(reader)
-        await rounds()
+        await turns()
         ended(reader)
         require(
             not reader.task.done(),
@@ -146,7 +156,7 @@ class House:
     async def talk(self, reader):
         given(f"{reader.name} sent a message.")
         reader.say()
-        await rounds()
+        await turns()
         ended(reader)
         require(
             not reader.task.done(),
@@ -185,7 +195,7 @@ async def goodbye(hall, counted):
     house = House(hall)
     eve = await house.enter("Eve")
     await house.leave(eve, "said goodbye, with a close frame", ConnectionClosedOK)
-    await rounds()
+    await turns()
     before = getattr(hall, counted)
     house.publish("0", "1", "2")
     count = getattr(hall, counted) - before
@@ -218,11 +228,6 @@ async def stay(house, first, last, *readers):
             f"{runs(reader.got[first:])}: your handler has taken out more than Ben. What it tidies up is its own: one "
             "queue, one task.",
         )
-
-
-async def rounds(count=30):
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 @exercise(
@@ -336,11 +341,11 @@ async def fan_out_is_bounded(Broadcaster):
     await house.leave(cem, "hung up in the middle of a `send`")
     for reader in (ann, dee):
         await house.leave(reader)
-    await rounds()
+    await turns()
     given("Everybody had left.")
     dropped = house.hall.dropped
     house.publish(*map(str, range(1_004, 1_024)))
-    await rounds(200)
+    await turns(200)
     require(
         house.hall.dropped == dropped,
         f"Everybody had left, 20 messages were published, and you counted {house.hall.dropped - dropped} as dropped: there "
@@ -397,7 +402,7 @@ async def latest_holds_one_of_each(Latest):
         "once: A2 replaces A1.",
     )
     waiting = started(latest.get(), "get")
-    await rounds()
+    await turns()
     error = waiting.exception() if waiting.done() else None
     require(
         error is None,
@@ -437,17 +442,17 @@ async def latest_holds_one_of_each(Latest):
         f"1,000 were put and 10 came out, so 990 were replaced. You counted {latest.replaced - before}.",
     )
     given("Ten keys waited; S0 changed before each `get`, and what came out was put again.")
-    turns = dict.fromkeys((f"S{number}" for number in range(10)), 0)
-    for key in turns:
+    came = dict.fromkeys((f"S{number}" for number in range(10)), 0)
+    for key in came:
         latest.put(key, key)
     for _ in range(30):
         latest.put("S0", "S0")
         key = await asyncio.wait_for(started(latest.get(), "get"), patience())
-        turns[key] += 1
+        came[key] += 1
         latest.put(key, key)
     require(
-        set(turns.values()) == {3},
-        f"Ten keys, thirty turns, all of them busy, S0 most of all. They came {', '.join(map(str, turns.values()))} times. "
+        set(came.values()) == {3},
+        f"Ten keys, thirty turns, all of them busy, S0 most of all. They came {', '.join(map(str, came.values()))} times. "
         "A key that is replaced keeps its place in the line, and a new one goes to the end: else some are never told.",
     )
     return "However long the sleep, one message of each key waits, and each key gets its turn."
@@ -504,7 +509,7 @@ async def evict_those_who_stall(Evictor):
     )
     ben.stall()
     house.publish("1000", "1001")
-    await rounds()
+    await turns()
     await house.leave(ben, "stopped reading, and hung up before there were too many")
     house.publish("1002")
     await stay(house, 1_000, 1_002, ann, dee)
@@ -512,14 +517,14 @@ async def evict_those_who_stall(Evictor):
     cem.wake()
     for reader in (cem, ann, dee):
         await house.leave(reader)
-    await rounds()
+    await turns()
     require(
         house.hall.evicted == 1,
         f"Cem was asked to leave, Ben hung up, Ann and Dee left. You counted {house.hall.evicted} evicted. It was "
         "Cem, once: no more and no less is what you want to see on a chart.",
     )
     house.publish(*map(str, range(1_003, 1_023)))
-    await rounds(200)
+    await turns(200)
     require(
         house.hall.evicted == 1,
         f"Everybody had left, 20 messages were published, and you evicted {house.hall.evicted - 1} more: there are queues "
@@ -588,13 +593,3 @@ def on_a_real_wire(Evictor):
         {"reader": "one that flooded", "got": "nothing", "then": "was noticed when it left"},
     ]
     show(table(rows, caption="Your broadcaster on a real wire"))
-
-
-def happens(condition):
-    """Wait for what a right answer makes happen in a thread of its own, and return whether it did."""
-    deadline = time.monotonic() + patience()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.001)
-    return True

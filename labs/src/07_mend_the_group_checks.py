@@ -13,7 +13,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.sync.client import connect
 
 from helpers import ladder, project, serve, table, tap
-from helpers.lab import NotYet, exercise, given, patience, require, runs, show, until
+from helpers.lab import NotYet, exercise, given, patience, require, runs, show, turns, until
 
 ROOMS = itertools.count(1)
 """So that no check meets what an earlier one has left behind."""
@@ -143,11 +143,6 @@ class House:
 
     def members(self):
         return len(self.channels())
-
-
-async def rounds(count=30):
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def parsed(text):
@@ -572,7 +567,7 @@ async def with_a_log(Lossless, log):
         async def ann_speaks():
             ann.say("thing 151")
             await house.hears(ann, 151)
-            await rounds()
+            await turns()
             over.append(True)
 
         await until(house.is_quiet)
@@ -580,7 +575,7 @@ async def with_a_log(Lossless, log):
         dee = await house.enter(room, "Dee", query="after=149")
         await house.hears(dee, 2)
         await until(lambda: over)
-        await rounds()
+        await turns()
         story = "While your consumer looked into the log for Dee, who came with ?after=149, Ann said the next thing, number 151"
         require(
             151 in dee.numbers,

@@ -12,7 +12,7 @@ import websockets
 
 from helpers import serve, tap
 from helpers.history import History
-from helpers.lab import NotYet, exercise, given, patience, require, show, until
+from helpers.lab import NotYet, exercise, given, patience, require, show, turns, until
 from helpers.tap import Fault
 
 SEED = 6455
@@ -136,10 +136,7 @@ async def running(wire, *coroutines):
                 "The check cancelled your function, and it went on: a bare `except:` catches that, too."
             )
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(
-            5
-        ):  # for the sockets of its clients: the tap that is closed next waits for them
-            await asyncio.sleep(0)
+        await turns(5)  # for the sockets of its clients: the tap that is closed next waits for them
 
 
 async def rest(tasks, complete, progress):
@@ -454,14 +451,15 @@ async def said(say, texts, cuts=0, lose=0, name="ann"):
         f"Your list is {texts}, and the server heard {log.texts}, though the wire was whole. The number of a text is its "
         "place in the list.",
     )
+    early = whole and log.gap is not None
     numbers = [one[2] for one in heard if one[:1] == ["say"]]
     require(
-        not (whole and log.gap is not None and numbers.count(0) > 1 and 2 not in numbers),
+        not (early and numbers.count(0) > 1 and 2 not in numbers),
         f"Your list is {texts}, and you said both {texts[0]!r} under number 0: the server takes the second for a retry. A text "
         "is known by its place, not by its words.",
     )
     require(
-        not (whole and log.gap is not None),
+        not early,
         f"You said number {log.gap} when the server had {len(log.texts)} of your texts, though the wire was whole. The "
         "first in the list is number 0, the next is 1: say them in this order.",
     )

@@ -9,7 +9,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from helpers import serve, table
 from helpers.apps.visitor import status, visit
-from helpers.lab import NotYet, exercise, given, patience, require, show
+from helpers.lab import NotYet, exercise, given, happens, patience, require, show
 
 HOST = "chat.example"
 OWN = ["https://chat.example", "https://www.chat.example"]
@@ -973,9 +973,7 @@ def twelve_attacks_are_met(Chat, secured, Desk):
     )
     with serve(app, name="secured") as server:
         after = Battery(server, desk).run()
-        deadline = time.monotonic() + patience()
-        while held and time.monotonic() < deadline:
-            time.sleep(0.005)
+        happens(lambda: not held)
     with serve(Chat.as_asgi(), name="chat") as server:
         before = Battery(server, None).run()
     show(

@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from helpers import serve, table
 from helpers.broker import broker
 from helpers.cluster import cluster
-from helpers.lab import ROOT, exercise, given, patience, require, show
+from helpers.lab import ROOT, exercise, given, happens, patience, require, show
 
 MOST = 30
 """How often a sweep may speak to the store; nobody needs a tenth of it."""
@@ -458,9 +458,7 @@ def in_the_kernel(Register, node, url):
                 "that `clock()` says: it knows them all.",
             )
             Tab(stack, server, "Ann").socket.close()
-            deadline = time.monotonic() + patience()
-            while serving > 1 and time.monotonic() < deadline:
-                time.sleep(0.005)
+            happens(lambda: serving <= 1)
             ben = Tab(stack, server, "Ben")
             require(
                 "Ann" in ben.told,
@@ -561,9 +559,7 @@ class Clock:
 
     def only(self, number, second):
         """Wait until the node serves so many, or patience ends."""
-        deadline = time.monotonic() + patience()
-        while self.at(second)[1] > number and time.monotonic() < deadline:
-            time.sleep(0.005)
+        happens(lambda: self.at(second)[1] <= number)
 
 
 def in_processes(Register, node):

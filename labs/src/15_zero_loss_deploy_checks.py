@@ -22,7 +22,7 @@ from websockets.http11 import Response
 from helpers import table
 from helpers.balancer import balancer as nginx
 from helpers.history import History
-from helpers.lab import NotYet, exercise, given, patience, require, show, until
+from helpers.lab import NotYet, exercise, given, patience, require, show, turns, until
 
 PEOPLE = 4
 MACHINES = 3
@@ -271,8 +271,7 @@ async def a_debt(Node):
         )
         inside = list(node.people)
         drain = asyncio.ensure_future(node.drain())
-        for _ in range(3):  # turns of the loop: three closes need more
-            await asyncio.sleep(0)
+        await turns(3)  # three closes need more
         at_once = node.draining
         first = (
             "wrote the batch"
